@@ -1,0 +1,64 @@
+"""Low-rank adaptation and its kin as pure transforms of parameter trees."""
+
+import importlib
+from typing import Any
+
+from lowrank import adapters, lifting, linalg, merging, operators
+from lowrank._adapted import base, materialize, split
+from lowrank._axes import Axes
+from lowrank._base import Operator, State, Transform
+from lowrank._combine import chain, count, identity, select_paths
+from lowrank._many import in_axes, map_tasks, stack, unstack
+from lowrank._select import both, either, is_matrix, masked, matching, neither
+from lowrank.adapters import full, lora, lori, lori_mask
+from lowrank.lifting import Explanation, LiftError, explain, lift, trace_axes
+from lowrank.operators import Delta, LowRank
+
+__all__ = [
+    "Axes",
+    "Delta",
+    "Explanation",
+    "LiftError",
+    "LowRank",
+    "Operator",
+    "State",
+    "Transform",
+    "adapters",
+    "base",
+    "both",
+    "chain",
+    "count",
+    "either",
+    "explain",
+    "full",
+    "identity",
+    "in_axes",
+    "is_matrix",
+    "lift",
+    "lifting",
+    "linalg",
+    "lora",
+    "lori",
+    "lori_mask",
+    "map_tasks",
+    "masked",
+    "matching",
+    "materialize",
+    "merging",
+    "neither",
+    "operators",
+    "select_paths",
+    "split",
+    "stack",
+    "trace_axes",
+    "unstack",
+]
+
+_LAZY = ("models",)  # they import Flax, which the core does without
+
+
+def __getattr__(name: str) -> Any:
+    """Import the parts that need an extra when they are first asked for."""
+    if name in _LAZY:
+        return importlib.import_module(f"lowrank.{name}")
+    raise AttributeError(f"module 'lowrank' has no attribute {name!r}")

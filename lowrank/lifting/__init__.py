@@ -1,0 +1,8 @@
+"""Evaluate unmodified functions on operators."""
+
+from lowrank.lifting._axes import trace_axes
+from lowrank.lifting._explain import Explanation, explain
+from lowrank.lifting._lift import lift
+from lowrank.lifting._refusal import LiftError
+
+__all__ = ["Explanation", "LiftError", "explain", "lift", "trace_axes"]

@@ -1,0 +1,15 @@
+"""Operators: values that stand where weights stood and know how to multiply."""
+
+from lowrank.operators._delta import Delta
+from lowrank.operators._dropout import DropoutLowRank
+from lowrank.operators._lowrank import LowRank
+from lowrank.operators._specs import Contraction, Convolution, Gather
+
+__all__ = [
+    "Contraction",
+    "Convolution",
+    "Delta",
+    "DropoutLowRank",
+    "Gather",
+    "LowRank",
+]

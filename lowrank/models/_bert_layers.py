@@ -1,0 +1,150 @@
+"""The parts of the BERT encoder, with the attribute names of the checkpoints."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+
+from lowrank.models._bert_config import BertConfig
+
+
+class Factory:
+    """Makes the leaf modules of one model from its config, dtypes and streams."""
+
+    def __init__(
+        self,
+        config: BertConfig,
+        dtype: DTypeLike,
+        param_dtype: DTypeLike,
+        rngs: nnx.Rngs,
+    ):
+        self.config = config
+        self.init = jax.nn.initializers.normal(config.initializer_range)
+        self.kwargs: dict[str, Any] = {
+            "dtype": dtype,
+            "param_dtype": param_dtype,
+            "rngs": rngs,
+        }
+
+    def dense(self, n: int, m: int) -> nnx.Linear:
+        return nnx.Linear(n, m, kernel_init=self.init, **self.kwargs)
+
+    def embed(self, n: int) -> nnx.Embed:
+        width = self.config.hidden_size
+        return nnx.Embed(n, width, embedding_init=self.init, **self.kwargs)
+
+    def norm(self) -> nnx.LayerNorm:
+        return nnx.LayerNorm(
+            self.config.hidden_size,
+            epsilon=self.config.layer_norm_eps,
+            # The fast form E[x^2] - E[x]^2 cancels, and epsilon is only 1e-12.
+            use_fast_variance=False,
+            **self.kwargs,
+        )
+
+
+class Embeddings(nnx.Module):
+    """Sum of word, position and type embeddings, normalised."""
+
+    def __init__(self, make: Factory):
+        self.word_embeddings = make.embed(make.config.vocab_size)
+        self.position_embeddings = make.embed(make.config.max_position_embeddings)
+        self.token_type_embeddings = make.embed(make.config.type_vocab_size)
+        self.LayerNorm = make.norm()
+
+    def __call__(self, ids: jax.Array, types: jax.Array) -> jax.Array:
+        positions = self.position_embeddings(jnp.arange(ids.shape[1])[None])
+        words = self.word_embeddings(ids) + self.token_type_embeddings(types)
+        return self.LayerNorm(words + positions)
+
+
+class SelfAttention(nnx.Module):
+    """Multi-head attention before its output projection."""
+
+    def __init__(self, make: Factory):
+        width = make.config.hidden_size
+        self.heads = make.config.num_attention_heads
+        self.query = make.dense(width, width)
+        self.key = make.dense(width, width)
+        self.value = make.dense(width, width)
+
+    def __call__(self, hidden: jax.Array, mask: jax.Array | None) -> jax.Array:
+        batch, length, width = hidden.shape
+        split = (batch, length, self.heads, width // self.heads)
+        q, k, v = (
+            dense(hidden).reshape(split) for dense in (self.query, self.key, self.value)
+        )
+        wide = jnp.promote_types(q.dtype, jnp.float32)
+        scores = jnp.einsum("bqhd,bkhd->bhqk", q, k, preferred_element_type=wide)
+        scores = scores / split[-1] ** 0.5
+        if mask is not None:
+            # Finite, so that a row of padding only gives numbers and no NaN.
+            lowest = jnp.finfo(wide).min
+            scores = jnp.where((mask != 0)[:, None, None, :], scores, lowest)
+        weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
+        return jnp.einsum("bhqk,bkhd->bqhd", weights, v).reshape(hidden.shape)
+
+
+class Output(nnx.Module):
+    """Projection, residual, layer norm."""
+
+    def __init__(self, make: Factory, width: int):
+        self.dense = make.dense(width, make.config.hidden_size)
+        self.LayerNorm = make.norm()
+
+    def __call__(self, inner: jax.Array, residual: jax.Array) -> jax.Array:
+        return self.LayerNorm(self.dense(inner) + residual)
+
+
+class Attention(nnx.Module):
+    """Self-attention and its output, under the checkpoints' names."""
+
+    def __init__(self, make: Factory):
+        self.self = SelfAttention(make)
+        self.output = Output(make, make.config.hidden_size)
+
+    def __call__(self, hidden: jax.Array, mask: jax.Array | None) -> jax.Array:
+        return self.output(self.self(hidden, mask), hidden)
+
+
+class Intermediate(nnx.Module):
+    """First half of the feed-forward block."""
+
+    def __init__(self, make: Factory):
+        config = make.config
+        self.dense = make.dense(config.hidden_size, config.intermediate_size)
+
+    def __call__(self, hidden: jax.Array) -> jax.Array:
+        return jax.nn.gelu(self.dense(hidden), approximate=False)
+
+
+class Layer(nnx.Module):
+    """One encoder layer."""
+
+    def __init__(self, make: Factory):
+        self.attention = Attention(make)
+        self.intermediate = Intermediate(make)
+        self.output = Output(make, make.config.intermediate_size)
+
+    def __call__(self, hidden: jax.Array, mask: jax.Array | None) -> jax.Array:
+        attended = self.attention(hidden, mask)
+        return self.output(self.intermediate(attended), attended)
+
+
+class Encoder(nnx.Module):
+    """The list of layers."""
+
+    def __init__(self, make: Factory):
+        self.layer = nnx.List(Layer(make) for _ in range(make.config.num_hidden_layers))
+
+
+class Pooler(nnx.Module):
+    """A dense layer with tanh on the first token."""
+
+    def __init__(self, make: Factory):
+        self.dense = make.dense(make.config.hidden_size, make.config.hidden_size)
+
+    def __call__(self, hidden: jax.Array) -> jax.Array:
+        return jnp.tanh(self.dense(hidden[:, 0]))

@@ -1,0 +1,1 @@
+"""Benchmarks of lowrank: one module per table, one JSON record per row."""

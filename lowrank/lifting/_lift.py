@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from lowrank import _compat, _tree
@@ -102,7 +103,7 @@ def evaluated(
 ) -> Evaluated | None:
     """Stage and evaluate one call; None if no argument holds an operator."""
     flat, treedef = jax.tree_util.tree_flatten_with_path((args, kwargs), is_operator)
-    leaves = [leaf for _, leaf in flat]
+    leaves = [_on_device(leaf) for _, leaf in flat]
     where = [i for i, leaf in enumerate(leaves) if is_operator(leaf)]
     if not where:
         return None
@@ -175,7 +176,8 @@ def _returned(slot: int) -> Use:
 
 def _is_dynamic(leaf: Any) -> bool:
     """Whether a leaf is traced: arrays and operators are, Python values are not."""
-    return is_operator(leaf) or isinstance(leaf, (jax.Array, np.ndarray, np.generic))
+    numpy = isinstance(leaf, (np.ndarray, np.generic))
+    return is_operator(leaf) or isinstance(leaf, jax.Array) or numpy
 
 
 def _stage(
@@ -205,6 +207,15 @@ def _stage(
         return jax.tree.unflatten(output["tree"], out)
 
     return closed, dynamic, rebuild
+
+
+def _on_device(leaf: Any) -> Any:
+    """NumPy arrays as JAX arrays, those inside operators too."""
+    if is_operator(leaf):
+        return jax.tree.map(_on_device, leaf)
+    if isinstance(leaf, (np.ndarray, np.generic)):
+        return jnp.asarray(leaf)
+    return leaf
 
 
 def _aval(leaf: Any) -> Any:

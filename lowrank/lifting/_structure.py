@@ -56,6 +56,15 @@ def _split(w: Any, *, sizes: Any, axis: int, **_: Any) -> Any:
     return NotImplemented if any(p is NotImplemented for p in parts) else parts
 
 
+@rule("unstack")
+def _unstack(w: Any, *, axis: int, **_: Any) -> Any:
+    rows = _split(w, sizes=[1] * w.shape[axis], axis=axis)
+    if rows is NotImplemented:
+        return rows
+    parts = [_squeeze(row, dimensions=(axis,)) for row in rows]
+    return NotImplemented if any(p is NotImplemented for p in parts) else parts
+
+
 @rule("dynamic_slice")
 def _dynamic_slice(w: Any, *starts: Any, slice_sizes: Any, **_: Any) -> Any:
     if any(map(is_operator, starts)):

@@ -6,6 +6,7 @@ from typing import Any
 import jax.numpy as jnp
 from jax import lax
 from jax.sharding import NamedSharding, PartitionSpec
+from jax.typing import ArrayLike
 
 from lowrank import _compat
 from lowrank._base import Array, Operator
@@ -64,13 +65,14 @@ class LowRank(Operator):
     def __init__(
         self,
         w: Any,
-        a: Array,
-        b: Array,
+        a: ArrayLike,
+        b: ArrayLike,
         scale: Any = 1.0,
         *,
         a_dims: Dims | None = None,
         b_dims: Dims | None = None,
     ) -> None:
+        a, b = jnp.asarray(a), jnp.asarray(b)
         if (a_dims is None) != (b_dims is None):
             raise ValueError("LowRank: pass both a_dims and b_dims, or neither.")
         if a_dims is None or b_dims is None:

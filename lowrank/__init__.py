@@ -4,7 +4,7 @@ import importlib
 from typing import Any
 
 from lowrank import adapters, lifting, linalg, merging, operators
-from lowrank._adapted import base, materialize, split
+from lowrank._adapted import Summary, base, materialize, split, summary
 from lowrank._axes import Axes
 from lowrank._base import Operator, State, Transform
 from lowrank._combine import chain, count, identity, select_paths
@@ -22,6 +22,7 @@ __all__ = [
     "LowRank",
     "Operator",
     "State",
+    "Summary",
     "Transform",
     "adapters",
     "base",
@@ -50,6 +51,7 @@ __all__ = [
     "select_paths",
     "split",
     "stack",
+    "summary",
     "trace_axes",
     "unstack",
 ]

@@ -1,8 +1,8 @@
 """What one does with an adapted tree: take it apart, or form its weights."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
-from lowrank import _tree
+from lowrank import _show, _tree
 from lowrank._base import Operator, Path, PyTree, is_operator
 
 
@@ -84,3 +84,40 @@ def materialize(tree: PyTree) -> PyTree:
         return leaf.dense() if is_operator(leaf) else leaf
 
     return _tree.map_operators("materialize", tree, form)
+
+
+class Summary(NamedTuple):
+    """A table of a parameter tree; prints as text and as HTML, without numbers.
+
+    Attributes:
+        rows: One entry for each leaf: path, what it is, role, count, bytes.
+    """
+
+    rows: tuple[_show.Row, ...]
+
+    def __repr__(self) -> str:
+        """One line per leaf, with totals."""
+        return _show.table_text("Parameters", list(self.rows))
+
+    def _repr_html_(self) -> str:
+        return _show.table_html("Parameters", list(self.rows))
+
+
+def summary(tree: PyTree) -> Summary:
+    """Show a tree of arrays and operators, one line for each leaf.
+
+    Args:
+        tree: Parameters, adapted or not, or their shapes.
+
+    Returns:
+        A table that prints in a terminal and in a notebook: path, dtype and shape (for
+        an operator, of each part), count and bytes, with totals. An array that sits at
+        two paths counts twice.
+
+    Example:
+        >>> op = lrk.LowRank(jnp.ones((4, 3)), jnp.ones((4, 1)), jnp.ones((1, 3)))
+        >>> [row.path for row in lrk.summary({"w": op, "bias": jnp.ones(3)}).rows]
+        ['bias', 'w']
+    """
+    pairs, _ = _tree.flatten("summary", tree)
+    return Summary(tuple(_show.leaf_row(path, leaf) for path, leaf in pairs))

@@ -89,13 +89,15 @@ def state_rows(state: Any) -> list[Row]:
     return rows
 
 
+def leaf_row(path: str, leaf: Any) -> Row:
+    """The row of one leaf of a parameter tree."""
+    return _row(path, leaf, "operator" if _is_operator(leaf) else "array")
+
+
 def tree_rows(tree: Any) -> list[Row]:
     """Rows of a parameter tree: an operator is one leaf."""
     flat = jax.tree_util.tree_flatten_with_path(tree, is_leaf=_is_operator)[0]
-    return [
-        _row(_key_text(path), leaf, "operator" if _is_operator(leaf) else "array")
-        for path, leaf in flat
-    ]
+    return [leaf_row(_key_text(path), leaf) for path, leaf in flat]
 
 
 def _totals(rows: list[Row]) -> str:

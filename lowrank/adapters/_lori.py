@@ -30,7 +30,8 @@ def scatter(
 ) -> Float[Array, "..."]:
     """A dense array with some entries set; indices out of range are dropped."""
     flat = jnp.zeros(math.prod(shape), values.dtype)
-    return flat.at[index].set(values, mode="drop").reshape(shape)
+    # Added, not set: addition is linear, so its gradient is one gather and no more.
+    return flat.at[index].add(values, mode="drop").reshape(shape)
 
 
 def lori(

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 
 import jax
@@ -13,8 +13,6 @@ from lowrank import _compat
 from lowrank._axes import Axes
 from lowrank._base import Array, Path, State
 from lowrank._combine import state_parts
-
-_SCOPES = ("model", "layer", "matrix", "projection")
 
 
 def keep_largest(values: Array, count: int) -> Array:
@@ -43,18 +41,19 @@ def lori_mask(
         state: A trained state of `lori` or `lora`, or of a chain that holds one: every
             dense leaf `b` counts. For states that `lrk.stack` made, use `jax.vmap`.
         density: Share of the entries to keep, in (0, 1].
-        scope: Which entries compete: `model`; `layer`, the path up to its first number;
-            `matrix`, each leaf; `projection`, the path without its numbers; or a
-            function from a path to the name of its group.
-        axes: Axes by path, for leaves with stacks of layers: each index of a stack is
-            then a layer and a matrix of its own.
+        scope: Which entries compete: `model`; `layer`, the path up to its first number,
+            or else the first index of a stack, with all stacks of that length;
+            `matrix`, each matrix of each leaf; `projection`, the path without its
+            numbers; or a function from a path to the name of its group.
+        axes: Axes by path, which say what leaves are stacks; what `lori` got.
 
     Returns:
         A mask by path, of booleans, each of the shape of its `B`; what `lori` takes.
 
     Raises:
         ValueError: If the density or the scope is no such thing, the state has no dense
-            `b`, or all of them are zero.
+            `b` or two of one path, or, where that can be seen, all are zero or some are
+            not finite.
 
     Example:
         >>> b = jnp.array([[3.0, -5.0], [1.0, 0.0]])
@@ -73,14 +72,12 @@ def lori_mask(
         raise ValueError(f"lori_mask: density must lie in (0, 1], got {density}.")
     group = _group(scope)
     found = _factors(state)
-    by_layer = scope in ("layer", "matrix")
-    split = {p: _layers(b, p, axes) if by_layer else 1 for p, b in found.items()}
-    parts: dict[str, list[tuple[Path, int]]] = {}
-    for path in found:
-        for i in range(split[path]):
-            name = group(path) + (f"#{i}" if split[path] > 1 else "")
+    names = {p: group(p, _stack(b, p, axes)) for p, b in found.items()}
+    parts: dict[Hashable, list[tuple[Path, int]]] = {}
+    for path, own in names.items():
+        for i, name in enumerate(own):
             parts.setdefault(name, []).append((path, i))
-    rows = {p: b.reshape(split[p], -1) for p, b in found.items()}
+    rows = {p: b.reshape(len(names[p]), -1) for p, b in found.items()}
     pieces: dict[tuple[Path, int], Array] = {}
     for members in parts.values():
         flat = jnp.concatenate([rows[path][i] for path, i in members])
@@ -88,60 +85,88 @@ def lori_mask(
         ends = np.cumsum([rows[path].shape[1] for path, _ in members])[:-1]
         pieces |= zip(members, jnp.split(keep, ends), strict=True)
     return {
-        path: jnp.stack([pieces[path, i] for i in range(split[path])]).reshape(b.shape)
-        for path, b in found.items()
-    }
-
-
-def _group(scope: Any) -> Callable[[Path], str]:
-    """From a path to the name of its group."""
-    groups: dict[str, Callable[[Path], str]] = {
-        "model": lambda _: "",
-        "layer": _layer,
-        "matrix": lambda path: path,
-        "projection": lambda path: re.sub(r"(^|/)\d+(?=/|$)", r"\1*", path),
-    }
-    if callable(scope):
-        return scope
-    if scope not in groups:
-        raise ValueError(
-            f"lori_mask: unknown scope {scope!r}. Use one of {_SCOPES}, or a function "
-            "from a path to a name."
+        path: jnp.stack([pieces[path, i] for i in range(len(own))]).reshape(
+            found[path].shape
         )
-    return groups[scope]
+        for path, own in names.items()
+    }
 
 
-def _layer(path: Path) -> str:
-    """The path up to its first number; all of it if there is none."""
+# For each scope, the group of every part of a leaf, from its path and stack sizes.
+Groups = Callable[[Path, tuple[int, ...]], list[Hashable]]
+
+
+def _by_layer(path: Path, stack: tuple[int, ...]) -> list[Hashable]:
+    """The path up to its first number, else the places in a stack, else the path."""
     match = re.match(r"(.*?(^|/)\d+)(/|$)", path)
-    return match[1] if match else path
+    if match or not stack:
+        return [match[1] if match else path]
+    return [(stack[0], i) for i in range(stack[0])]
 
 
-def _layers(b: Array, path: Path, axes: Mapping[Path, Axes] | None) -> int:
-    """How many matrices a leaf holds: the product of its stack sizes."""
-    stack = axes[path].stack if axes and path in axes else ()
-    return math.prod(b.shape[: len(stack)])
+_SCOPES: dict[str, Groups] = {
+    "model": lambda path, stack: [""],  # noqa: ARG005
+    "layer": _by_layer,
+    "matrix": lambda path, stack: [(path, i) for i in range(math.prod(stack))],
+    "projection": lambda path, stack: [  # noqa: ARG005
+        re.sub(r"(^|/)\d+(?=/|$)", r"\1*", path)
+    ],
+}
+
+
+def _group(scope: Any) -> Groups:
+    """How a scope divides the leaves.
+
+    Raises:
+        ValueError: If there is no such scope.
+    """
+    if callable(scope):
+        return lambda path, _: [scope(path)]
+    if scope not in _SCOPES:
+        raise ValueError(
+            f"lori_mask: unknown scope {scope!r}. Use one of {tuple(_SCOPES)}, or a "
+            "function from a path to a name."
+        )
+    return _SCOPES[scope]
+
+
+def _stack(b: Array, path: Path, axes: Mapping[Path, Axes] | None) -> tuple[int, ...]:
+    """Sizes of the stack axes of a leaf."""
+    return b.shape[: len(axes[path].stack)] if axes and path in axes else ()
 
 
 def _factors(state: State) -> dict[Path, Array]:
     """Every dense `b` of a state.
 
     Raises:
-        ValueError: If there is none, or all are zero.
+        ValueError: If there is none, two have one path, all are zero, or some are not
+            finite.
     """
     found: dict[Path, Array] = {}
+    twice = []
     parts = zip(state_parts(state.trainable), state_parts(state.fixed), strict=True)
     for train, fix in parts:
         for path, leaf in train.items():
             if "b" in leaf and "index" not in fix.get(path, {}):
+                twice += [path] if path in found else []
                 found[path] = leaf["b"]
     if not found:
         raise ValueError(
             "lori_mask: the state has no dense `b`. Pass a trained state of lrk.lori "
             "without a mask, or of lrk.lora."
         )
-    concrete = all(_compat.is_concrete(b) for b in found.values())
-    if concrete and not any(np.asarray(b).any() for b in found.values()):
+    if twice:
+        raise ValueError(
+            f"lori_mask: more than one member of the chain has a `b` at {twice}. Pass "
+            "the state of one member: State(state.trainable[i], state.fixed[i])."
+        )
+    seen = {p: np.asarray(b) for p, b in found.items() if _compat.is_concrete(b)}
+    wrong = [path for path, b in seen.items() if not np.isfinite(b).all()]
+    if wrong:
+        raise ValueError(
+            f"lori_mask: `b` is not finite at {wrong}. Train again at a lower rate."
+        )
+    if len(seen) == len(found) and not any(b.any() for b in seen.values()):
         raise ValueError(
             "lori_mask: every `b` is zero. Train before extracting a mask."
         )

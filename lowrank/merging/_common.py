@@ -1,14 +1,16 @@
 """What every merge does first: take the terms off one shared base."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from lowrank import _compat, _tree
 from lowrank._adapted import split
 from lowrank._base import Array, Operator, Path, PyTree, is_operator
+from lowrank.operators import LowRank
 
 
 class Parts(NamedTuple):
@@ -29,9 +31,13 @@ def parts(who: str, trees: Sequence[PyTree]) -> dict[Path, Parts]:
         For each leaf, its base and the terms of every tree, outermost first.
 
     Raises:
+        TypeError: If `trees` is no list.
         ValueError: If there is no tree, or paths, shapes, dtypes or (where they can be
             compared) values of the bases differ; every such path is named.
     """
+    if not isinstance(trees, list | tuple):
+        got = type(trees).__name__
+        raise TypeError(f"{who}: expected a list of adapted trees, got {got}.")
     if not trees:
         raise ValueError(f"{who}: expected at least one adapted tree, got none.")
     leaves = [_tree.leaves(who, tree) for tree in trees]
@@ -60,35 +66,72 @@ def parts(who: str, trees: Sequence[PyTree]) -> dict[Path, Parts]:
 
 def _differ(bases: Sequence[Any]) -> str | None:
     """Why the bases of one leaf cannot be one, or None."""
-    first = bases[0]
-    for other in bases[1:]:
-        if other is first:
-            continue
-        if is_operator(first) or is_operator(other):
+    reasons = (_unequal(bases[0], other) for other in bases[1:])
+    return next((reason for reason in reasons if reason is not None), None)
+
+
+def _unequal(one: Any, two: Any) -> str | None:
+    """Why two bases are not the same, or None; values where both are known."""
+    if one is two:
+        return None
+    if is_operator(one) or is_operator(two):
+        (parts_one, tree_one), (parts_two, tree_two) = map(jax.tree.flatten, (one, two))
+        if tree_one != tree_two:
             return "the bases are different operators"
-        if first.shape != other.shape or first.dtype != other.dtype:
-            return f"base {_text(first)} against {_text(other)}"
-        both = _compat.is_concrete(first) and _compat.is_concrete(other)
-        if both and not bool(jnp.array_equal(first, other)):
-            return "the bases differ in value"
-    return None
+        reasons = map(_unequal, parts_one, parts_two)
+        return next((reason for reason in reasons if reason is not None), None)
+    if one.shape != two.shape or one.dtype != two.dtype:
+        return f"base {_text(one)} against {_text(two)}"
+    both = all(_compat.is_concrete(x) or isinstance(x, np.ndarray) for x in (one, two))
+    with jax.ensure_compile_time_eval():  # what is known stays known under jit
+        same = not both or bool(jnp.array_equal(one, two))
+    return None if same else "the bases differ in value"
 
 
 def _text(x: Any) -> str:
     return f"{x.dtype}{list(x.shape)}"
 
 
+def check_axes(who: str, found: Mapping[Path, Parts]) -> None:
+    """Refuse leaves whose factors hold different axes: they do not line up.
+
+    Raises:
+        ValueError: If there are any; all are named.
+    """
+    bad = []
+    for path, leaf in found.items():
+        terms = [t for own in leaf.terms for t in own if isinstance(t, LowRank)]
+        dims = sorted({(t.a_dims, t.b_dims) for t in terms})
+        bad += [f"'{path}': {dims}"] if len(dims) > 1 else []
+    if bad:
+        raise ValueError(
+            f"{who}: the factors hold different axes at {'; '.join(bad)}. Make the "
+            "adapters with one axes=."
+        )
+
+
 def check_weights(who: str, weights: Any, number: int) -> list[Any]:
     """One weight for each tree; ones where none are given.
 
     Raises:
-        ValueError: If their number is wrong, or a concrete one is not finite.
+        ValueError: If their number is wrong, one is no scalar, or a concrete one is not
+            finite.
     """
     if weights is None:
         return [1.0] * number
-    listed: list[Array | float] = list(weights)
-    if len(listed) != number:
-        raise ValueError(f"{who}: expected {number} weights, got {len(listed)}.")
+    try:
+        listed: list[Array | float] = list(weights)
+    except TypeError:
+        raise ValueError(
+            f"{who}: expected {number} weights, one number for each tree, got "
+            f"{weights!r}."
+        ) from None
+    if len(listed) != number or any(np.shape(w) != () for w in listed):
+        shapes = [np.shape(w) for w in listed]
+        raise ValueError(
+            f"{who}: expected {number} weights, one number for each tree, got "
+            f"{len(listed)} of shapes {shapes}."
+        )
     numbers = [w for w in listed if not hasattr(w, "aval") or _compat.is_concrete(w)]
     if not all(np.isfinite(np.asarray(w)).all() for w in numbers):
         raise ValueError(f"{who}: the weights must be finite, got {listed}.")

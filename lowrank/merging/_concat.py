@@ -6,8 +6,8 @@ from typing import Any
 import jax.numpy as jnp
 
 from lowrank import _tree
-from lowrank._base import Array, Path, PyTree
-from lowrank.merging._common import Parts, check_weights, parts
+from lowrank._base import Array, PyTree
+from lowrank.merging._common import Parts, check_axes, check_weights, parts
 from lowrank.operators import Delta, LowRank
 
 
@@ -27,8 +27,10 @@ def concat(trees: Sequence[PyTree], weights: Any = None) -> PyTree:
         of the first tree.
 
     Raises:
+        TypeError: If `trees` is no list.
         ValueError: If the bases differ, a term is neither low-rank nor a plain delta,
-            or the weights do not fit. All such leaves are named.
+            factors of a leaf hold different axes, or the weights do not fit. All such
+            leaves are named.
 
     Example:
         >>> w = jnp.zeros((4, 3))
@@ -55,11 +57,12 @@ def concat(trees: Sequence[PyTree], weights: Any = None) -> PyTree:
             f"concat: no exact sum at {', '.join(dict.fromkeys(odd))}. Merge low-rank "
             "terms and plain deltas; evaluate dropout states under dropout=0."
         )
-    merged = {path: _merge(path, leaf, numbers) for path, leaf in found.items()}
+    check_axes("concat", found)
+    merged = {path: _merge(leaf, numbers) for path, leaf in found.items()}
     return _tree.replace("concat", trees[0], merged)
 
 
-def _merge(path: Path, leaf: Parts, weights: Sequence[Any]) -> Any:
+def _merge(leaf: Parts, weights: Sequence[Any]) -> Any:
     """One leaf: the base, plus the summed deltas, plus the concatenated factors."""
     pairs = [
         (w, t) for w, terms in zip(weights, leaf.terms, strict=True) for t in terms
@@ -71,12 +74,6 @@ def _merge(path: Path, leaf: Parts, weights: Sequence[Any]) -> Any:
     factors = [(w, t) for w, t in pairs if isinstance(t, LowRank)]
     if not factors:
         return merged
-    dims = {(t.a_dims, t.b_dims) for _, t in factors}
-    if len(dims) > 1:
-        raise ValueError(
-            f"concat: the factors at '{path}' hold different axes: {sorted(dims)}. "
-            "Make the adapters with one axes=."
-        )
     first = factors[0][1]
     a = jnp.concatenate([t.a for _, t in factors], axis=-1)
     b = jnp.concatenate([w * t.scaled_b() for w, t in factors], axis=len(first.stack))

@@ -62,7 +62,7 @@ def resolve(
             found[path] = Axes(*map(tuple, spec))
     if bad:
         raise ValueError(
-            f"{who}: cannot adapt {'; '.join(bad)}. Pass select=lrk.is_matrix, or "
-            "axes=lrk.trace_axes(fn, params, *args)."
+            f"{who}: cannot adapt {'; '.join(bad)}. Pass select=lrk.is_matrix, or, for "
+            "what is selected, axes=lrk.trace_axes(fn, params, *args)."
         )
     return found

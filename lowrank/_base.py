@@ -86,6 +86,7 @@ class Operator:
     - `unstack()`: arrays with axis 0 in front, and what makes a slice an operator.
     - `partition(spec)`, `constrain(sharding)`: how the children are split over a mesh.
     - `at(site, step)`: a random operator with a key of its own for one product.
+    - `premerge()`: the weight formed once, with gradients for the parts alone.
     - `settle()`: an array, once the factored form gains nothing.
     - `mismatch()`: why the children do not fit each other, or None.
     """
@@ -234,6 +235,14 @@ class Operator:
         nested = {n: v.at(site, step) for n, v in inner.items() if _random(v)}
         return self.replace(**nested) if nested else self
 
+    def premerge(self) -> Any:
+        """The operator of the plan `premerged`: the weight formed once."""
+        return NotImplemented
+
+    def describe_axes(self) -> str:
+        """Which axes of the weight the parts hold, for tables."""
+        return "-"
+
     def settle(self) -> "Operator | Array":
         """An array, where staying an operator gains nothing; otherwise itself."""
         return self
@@ -304,12 +313,22 @@ _DUNDERS = (
     "__jax_array__ __array__ __getitem__ __iter__ __len__ __float__ __int__ __bool__ "
     "__index__ __neg__ __pos__ __abs__ __add__ __radd__ __sub__ __rsub__ __mul__ "
     "__rmul__ __matmul__ __rmatmul__ __truediv__ __rtruediv__ __floordiv__ "
-    "__rfloordiv__ __mod__ __rmod__ __pow__ __rpow__ __lt__ __le__ __gt__ __ge__"
+    "__rfloordiv__ __mod__ __rmod__ __pow__ __rpow__ __lt__ __le__ __gt__ __ge__ "
+    "__eq__ __ne__"
 )
 for _name in _DUNDERS.split():
     setattr(Operator, _name, _unlifted(_name))
-for _name in "T mT astype sum mean max min dot ravel flatten squeeze item".split():
-    setattr(Operator, _name, property(_unlifted(f".{_name}")))
+Operator.__hash__ = object.__hash__
+
+
+def _missing(self: Operator, name: str) -> Any:
+    """Attributes that an array would have."""
+    if hasattr(jax.Array, name) and not name.startswith("_"):
+        raise UnliftedError(_UNLIFTED.format(op=self, use=f".{name}"))
+    raise AttributeError(f"{type(self).__name__!r} has no attribute {name!r}")
+
+
+setattr(Operator, "__getattr__", _missing)  # noqa: B010
 
 
 def as_struct(leaf: Any) -> jax.ShapeDtypeStruct:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lowrank import _compat, _tree
+from lowrank import _check, _compat, _tree
 from lowrank._base import (
     Array,
     Path,
@@ -76,7 +76,7 @@ def chain(*transforms: Transform) -> Transform:
         return None if key is None else jax.random.fold_in(key, index)
 
     def init(key: Array, params: PyTree) -> State:
-        _tree.check_key("chain", key)
+        _check.check_key("chain", key)
         states = []
         for i, tx in enumerate(transforms):
             mine = jax.random.fold_in(key, i)
@@ -119,7 +119,7 @@ def select_paths(tx: Transform, params: PyTree) -> tuple[Path, ...]:
         >>> lrk.select_paths(lrk.lora(2), {"w": jnp.ones((4, 3)), "b": jnp.ones(3)})
         ('w',)
     """
-    state = jax.eval_shape(tx.init, jax.random.key(0), params)
+    state = _tree.abstractly(tx.init, jax.random.key(0), params)
     touched: set[Path] = set()
     for part in state:
         nested = jax.tree.leaves(part, is_leaf=lambda p: isinstance(p, dict))

@@ -68,6 +68,26 @@ def context(eqn: Any) -> Iterator[None]:
             yield
 
 
+def live(jaxpr: Any) -> set[int]:
+    """Equations whose results reach an output, or that have effects."""
+    wanted = {var for var in jaxpr.outvars if not is_literal(var)}
+    found = set()
+    for site in range(len(jaxpr.eqns) - 1, -1, -1):
+        eqn = jaxpr.eqns[site]
+        if eqn.effects or not wanted.isdisjoint(eqn.outvars):
+            found.add(site)
+            wanted |= {var for var in eqn.invars if not is_literal(var)}
+    return found
+
+
+def resharded(array: Any, mesh: Any, spec: Any) -> Any:
+    """An array laid out as a spec wants it, where the mesh is part of its type."""
+    explicit = jax.sharding.AxisType.Explicit
+    if explicit not in getattr(mesh, "axis_types", ()) or not array.ndim:
+        return array
+    return jax.sharding.reshard(array, jax.sharding.NamedSharding(mesh, spec))
+
+
 def source_line(eqn: Any) -> str:
     """`file.py:12` of the user's code that staged an equation, or nothing."""
     trace = eqn.source_info.traceback

@@ -46,7 +46,7 @@ def stack(states: Sequence[State]) -> State:
     padded = [_pad(state, longest) for state in states]
     flat = [jax.tree_util.tree_flatten_with_path(state)[0] for state in padded]
     bad = [
-        f"'{_tree.path_string(pairs[0][0])}': {[tuple(x.shape) for _, x in pairs]}"
+        f"'{_tree.join(pairs[0][0])}': {[tuple(x.shape) for _, x in pairs]}"
         for pairs in zip(*flat, strict=True)
         if len({tuple(x.shape) for _, x in pairs}) > 1
     ]

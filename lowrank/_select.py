@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from lowrank import _tree
+from lowrank import _check, _tree
 from lowrank._base import Path, PyTree, as_struct, is_floating
 
 Select = Callable[[Path, jax.ShapeDtypeStruct], bool]
@@ -169,6 +169,6 @@ def selected(who: str, params: PyTree, select: Select) -> dict[Path, Any]:
             f"{who}: the selection matches none of {len(tree)} leaves; the nearest are "
             f"{near}. Check select=; lrk.select_paths shows what a transform touches."
         )
-    _tree.check_hashes(who, chosen)
-    _tree.check_ties(who, chosen)
+    _check.check_hashes(who, chosen)
+    _check.check_ties(who, chosen)
     return chosen

@@ -2,24 +2,40 @@
 
 import difflib
 import zlib
-from collections.abc import Callable, Iterable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
-from lowrank import _compat
-from lowrank._base import Array, Operator, Path, PyTree, State, is_array, is_operator
+from lowrank._base import Array, Operator, Path, PyTree, is_array, is_operator
 
 _WRAPPER = jax.tree_util.GetAttrKey("value")
 
 
-def path_string(keypath: tuple[Any, ...]) -> Path:
-    """A key path as `a/b/c`, without the wrappers that frameworks put around arrays."""
-    keys = list(keypath)
-    if len(keys) > 1 and keys[-1] == _WRAPPER:
-        keys.pop()
-    return "/".join(_key_string(key) for key in keys)
+def path_strings(keypaths: Sequence[tuple[Any, ...]]) -> list[Path]:
+    """Key paths as `a/b/c`, without the wrappers that frameworks put around arrays.
+
+    A wrapper is an attribute `value` that is its owner's only leaf.
+    """
+    return [join(keys) for keys in unwrapped(keypaths)]
+
+
+def unwrapped(keypaths: Sequence[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+    """Key paths without wrappers."""
+    owners = Counter(tuple(keys[:-1]) for keys in keypaths)
+
+    def bare(keys: tuple[Any, ...]) -> tuple[Any, ...]:
+        wrapped = len(keys) > 1 and keys[-1] == _WRAPPER and owners[keys[:-1]] == 1
+        return keys[:-1] if wrapped else keys
+
+    return [bare(tuple(keys)) for keys in keypaths]
+
+
+def join(keys: Iterable[Any]) -> Path:
+    """Keys as `a/b/c`."""
+    return "/".join(map(_key_string, keys))
 
 
 def _key_string(key: Any) -> str:
@@ -36,12 +52,12 @@ def flatten(who: str, tree: PyTree) -> tuple[list[tuple[Path, Any]], Any]:
         ValueError: If two leaves have one path.
     """
     flat, treedef = jax.tree_util.tree_flatten_with_path(tree, is_leaf=is_operator)
-    pairs = [(path_string(keypath), leaf) for keypath, leaf in flat]
-    names = [path for path, _ in pairs]
+    names = path_strings([keypath for keypath, _ in flat])
+    pairs = [(name, leaf) for name, (_, leaf) in zip(names, flat, strict=True)]
     if len(set(names)) < len(names):
         twice = sorted({name for name in names if names.count(name) > 1})
         raise ValueError(
-            f"{who}: more than one leaf has the path {_quoted(twice)}. Rename the "
+            f"{who}: more than one leaf has the path {quoted(twice)}. Rename the "
             "keys, so that each leaf has a path of its own."
         )
     return pairs, treedef
@@ -70,79 +86,18 @@ def leaf_key(key: Array, path: Path) -> Array:
     return jax.random.fold_in(key, np.uint32(zlib.crc32(path.encode())))
 
 
-def check_key(who: str, key: Any) -> None:
-    """Refuse what is not one random key.
+def abstractly(run: Callable[..., Any], *trees: PyTree) -> Any:
+    """Run on abstract arrays; leaves that are no arrays stay what they are."""
+    leaves, treedef = jax.tree.flatten(trees)
+    traced = [i for i, x in enumerate(leaves) if is_array(x)]
 
-    Raises:
-        TypeError: If `key` is neither a typed key nor raw uint32 key data.
-    """
-    if isinstance(key, (jax.Array, np.ndarray)):
-        typed = jax.dtypes.issubdtype(key.dtype, jax.dtypes.prng_key)
-        if typed and key.ndim == 0:
-            return
-        if not typed and key.ndim == 1 and key.dtype == np.uint32:
-            return
-    got = key if key is None else f"{type(key).__name__} {getattr(key, 'shape', key)}"
-    raise TypeError(
-        f"{who}: expected one random key, got {got}. Pass jax.random.key(0)."
-    )
+    def inner(arrays: list[Any]) -> Any:
+        own = list(leaves)
+        for i, array in zip(traced, arrays, strict=True):
+            own[i] = array
+        return run(*jax.tree.unflatten(treedef, own))
 
-
-def check_hashes(who: str, paths: Iterable[Path]) -> None:
-    """Refuse paths that would share a key.
-
-    Raises:
-        ValueError: If two paths have one crc32.
-    """
-    seen: dict[int, Path] = {}
-    for path in paths:
-        other = seen.setdefault(zlib.crc32(path.encode()), path)
-        if other != path:
-            raise ValueError(
-                f"{who}: '{other}' and '{path}' have the same crc32, so they would "
-                "draw the same numbers. Rename one of them."
-            )
-
-
-def check_ties(who: str, chosen: Mapping[Path, Any]) -> None:
-    """Refuse one array at two selected paths, where that can be seen.
-
-    Raises:
-        ValueError: If two selected leaves are the same concrete array.
-    """
-    places: dict[int, list[Path]] = {}
-    for path, leaf in chosen.items():
-        if _compat.is_concrete(leaf):
-            places.setdefault(id(leaf), []).append(path)
-    shared = [paths for paths in places.values() if len(paths) > 1]
-    if shared:
-        pairs = "; ".join(_quoted(paths) for paths in shared)
-        raise ValueError(
-            f"{who}: one array sits at several selected paths ({pairs}), so its copies "
-            "would drift apart. Select one of them, or tie them in the model."
-        )
-
-
-def check_state(who: str, tree: Mapping[Path, Any], state: State) -> None:
-    """Refuse a state that was made for another tree.
-
-    Raises:
-        ValueError: If paths of the state are not leaves of the tree.
-    """
-    for part in state:
-        if not isinstance(part, Mapping):
-            raise ValueError(
-                f"{who}: expected a state of dicts by path, got {type(part).__name__}. "
-                "Pass the State that this transform's own init returned."
-            )
-    wanted = dict.fromkeys([*state.trainable, *state.fixed])
-    missing = [path for path in wanted if path not in tree]
-    if missing:
-        raise ValueError(
-            f"{who}: the state has {_quoted(missing)}, which the parameters lack; the "
-            f"nearest paths are {_quoted(nearest(missing, tree))}. Pass the tree that "
-            "init saw."
-        )
+    return jax.eval_shape(inner, [leaves[i] for i in traced])
 
 
 def nearest(wanted: Iterable[str], paths: Iterable[Path], count: int = 5) -> list[Path]:
@@ -153,7 +108,7 @@ def nearest(wanted: Iterable[str], paths: Iterable[Path], count: int = 5) -> lis
     return list(dict.fromkeys(found))[:count]
 
 
-def _quoted(paths: Iterable[Path]) -> str:
+def quoted(paths: Iterable[Path]) -> str:
     return ", ".join(f"'{path}'" for path in paths)
 
 

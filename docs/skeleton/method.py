@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from lowrank import _tree
+from lowrank import _check, _tree
 from lowrank._base import PyTree, State, Transform
 from lowrank._select import Select, is_matrix, selected
 from lowrank.operators import LowRank
@@ -53,7 +53,7 @@ def frozen_a(rank: int, *, alpha: float = 1.0, select: Select = is_matrix) -> Tr
         raise ValueError(f"frozen_a: rank must be at least 1, got {rank}.")
 
     def init(key: Array, params: PyTree) -> State:
-        _tree.check_key("frozen_a", key)
+        _check.check_key("frozen_a", key)
         leaves = selected("frozen_a", params, select)
         _check_matrices(leaves)
         trainable, fixed = {}, {}
@@ -69,7 +69,7 @@ def frozen_a(rank: int, *, alpha: float = 1.0, select: Select = is_matrix) -> Tr
     def apply(params: PyTree, state: State, *, key: Array | None = None) -> PyTree:
         del key  # nothing is random after init
         leaves = _tree.leaves("frozen_a", params)
-        _tree.check_state("frozen_a", leaves, state)
+        _check.check_state("frozen_a", leaves, state)
         new = {
             path: LowRank(
                 leaves[path], fix["a"], state.trainable[path]["b"], fix["scale"]

@@ -2,7 +2,7 @@
 
 import jax.numpy as jnp
 
-from lowrank import _tree
+from lowrank import _check, _tree
 from lowrank._base import Array, PyTree, State, Transform, is_floating
 from lowrank._select import Select, selected
 from lowrank.operators import Delta
@@ -37,7 +37,7 @@ def full(*, select: Select) -> Transform:
     """
 
     def init(key: Array, params: PyTree) -> State:
-        _tree.check_key("full", key)
+        _check.check_key("full", key)
         chosen = selected("full", params, select)
         if bad := [p for p, leaf in chosen.items() if not is_floating(leaf)]:
             raise ValueError(
@@ -51,8 +51,12 @@ def full(*, select: Select) -> Transform:
     def apply(params: PyTree, state: State, *, key: Array | None = None) -> PyTree:
         del key
         leaves = _tree.leaves("full", params)
-        _tree.check_state("full", leaves, state)
-        new = {p: Delta(leaves[p], own["d"]) for p, own in state.trainable.items()}
+        _check.check_state("full", leaves, state, trainable=("d",))
+        new = {
+            path: Delta._make(w=leaves[path], d=own["d"])
+            for path, own in state.trainable.items()
+        }
+        _check.check_operators("full", new)
         return _tree.replace("full", params, new)
 
     return Transform(init, apply)

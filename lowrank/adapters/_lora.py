@@ -1,15 +1,24 @@
 """LoRA: a frozen weight plus a trained product of two thin factors."""
 
 import math
+import operator
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from lowrank import _tree
+from lowrank import _check, _tree
 from lowrank._axes import Axes, resolve
-from lowrank._base import Array, Path, PyTree, State, Transform, is_floating
+from lowrank._base import (
+    Array,
+    Operator,
+    Path,
+    PyTree,
+    State,
+    Transform,
+    is_floating,
+)
 from lowrank._select import Select, is_matrix, selected
 from lowrank.operators import DropoutLowRank, LowRank
 
@@ -30,17 +39,19 @@ def draw_factor(
     return drawn.reshape(*stack, fan_in, fan_out)
 
 
-def check_rank(who: str, rank: int) -> None:
-    """Refuse ranks that are no positive ints.
+def check_rank(who: str, rank: Any) -> int:
+    """A rank as an int; what is no positive integer is refused.
 
     Raises:
         TypeError: If the rank is not an int.
         ValueError: If it is below 1.
     """
-    if isinstance(rank, bool) or not isinstance(rank, int):
+    if isinstance(rank, bool) or not hasattr(rank, "__index__"):
         raise TypeError(f"{who}: rank must be an int, got {rank!r}.")
+    rank = operator.index(rank)
     if rank < 1:
         raise ValueError(f"{who}: rank must be at least 1, got {rank}.")
+    return rank
 
 
 def check_leaves(who: str, rank: int, chosen: Mapping[Path, Any], axes: Any) -> None:
@@ -87,7 +98,7 @@ def lora(
         scale: The scale itself, in place of `alpha`. May be traced.
         select: Which leaves to adapt; called once, in `init`, as `select(path, leaf)`.
         axes: Axes by path for leaves that have not exactly two, or whose first is not
-            the input: what `trace_axes` returns.
+            the input: what `trace_axes` returns. It selects nothing: `select` does.
         init: Initializer of `A` as in `jax.nn.initializers`, called as
             `init(key, (fan_in, rank), float32)` for each stack index.
         init_b: Initializer of `B`, called as `init_b(key, (rank, fan_out), float32)`.
@@ -119,13 +130,13 @@ def lora(
         Hu et al., LoRA, 2021, arXiv:2106.09685: section 4.1, h = W0 x + (alpha/r) B A x
         (transposed: our kernels are `[in, out]`).
     """
-    check_rank("lora", rank)
+    rank = check_rank("lora", rank)
     if alpha is not None and scale is not None:
         raise ValueError("lora: got both alpha and scale. Pass one of them.")
     random = _check_dropout(dropout)
 
     def start(key: Array, params: PyTree) -> State:
-        _tree.check_key("lora", key)
+        _check.check_key("lora", key)
         chosen = selected("lora", params, select)
         found = resolve("lora", chosen, axes)
         check_leaves("lora", rank, chosen, found)
@@ -146,21 +157,29 @@ def lora(
 
     def apply(params: PyTree, state: State, *, key: Array | None = None) -> PyTree:
         leaves = _tree.leaves("lora", params)
-        _tree.check_state("lora", leaves, state)
+        names = {"trainable": ("a", "b"), "fixed": ("scale",)}
+        _check.check_state("lora", leaves, state, **names)
         chosen = {path: leaves[path] for path in state.trainable}
         found = resolve("lora", chosen, axes)
         if random:
-            _tree.check_key("lora: dropout needs a key in apply(..., key=key)", key)
-        new: dict[Path, LowRank] = {}
+            _check.check_key("lora: dropout needs a key in apply(..., key=key)", key)
+        new: dict[Path, Operator] = {}
         for path, w in chosen.items():
             own, dims = state.trainable[path], found[path]
-            values = (w, own["a"], own["b"], state.fixed[path]["scale"])
-            held = {"a_dims": dims.a_dims, "b_dims": dims.b_dims}
+            values = {
+                "w": w,
+                "a": own["a"],
+                "b": own["b"],
+                "scale": state.fixed[path]["scale"],
+                "a_dims": dims.a_dims,
+                "b_dims": dims.b_dims,
+            }
+            new[path] = LowRank._make(**values)
             if random:
                 mine = _tree.leaf_key(jnp.asarray(key), path)
-                new[path] = DropoutLowRank(*values, key=mine, rate=dropout, **held)
-            else:
-                new[path] = LowRank(*values, **held)
+                rate = jnp.asarray(dropout, jnp.float32)
+                new[path] = DropoutLowRank._make(**values, key=mine, rate=rate)
+        _check.check_operators("lora", new)
         return _tree.replace("lora", params, new)
 
     return Transform(start, apply)

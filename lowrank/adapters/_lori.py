@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from lowrank import _compat, _tree
+from lowrank import _check, _compat, _tree
 from lowrank._axes import Axes, resolve
 from lowrank._base import Path, PyTree, State, Transform
 from lowrank._select import Select, is_matrix, selected
@@ -98,13 +98,13 @@ def lori(
         Zhang et al., LoRI, 2025, arXiv:2504.07448: h = x W0 + x A_t (B_t * M_t), the
         figure on its method; init of `A` as in the authors' code (PEFT's default).
     """
-    check_rank("lori", rank)
+    rank = check_rank("lori", rank)
     if alpha is not None and scale is not None:
         raise ValueError("lori: got both alpha and scale. Pass one of them.")
     kept = None if mask is None else _kept(mask)
 
     def start(key: Array, params: PyTree) -> State:
-        _tree.check_key("lori", key)
+        _check.check_key("lori", key)
         chosen = selected("lori", params, select)
         found = resolve("lori", chosen, axes)
         check_leaves("lori", rank, chosen, found)
@@ -127,7 +127,7 @@ def lori(
     def apply(params: PyTree, state: State, *, key: Array | None = None) -> PyTree:
         del key
         leaves = _tree.leaves("lori", params)
-        _tree.check_state("lori", leaves, state)
+        _check.check_state("lori", leaves, state, trainable=("b",), fixed=("scale",))
         chosen = {path: leaves[path] for path in state.trainable}
         found = resolve("lori", chosen, axes)
         new = {}
@@ -139,7 +139,9 @@ def lori(
                 b = scatter(b, fixed["index"], shape.b)
             dims = found[path]
             held = {"a_dims": dims.a_dims, "b_dims": dims.b_dims}
-            new[path] = LowRank(w, a, b, fixed["scale"], **held)
+            values = {"w": w, "a": a, "b": b, "scale": fixed["scale"]}
+            new[path] = LowRank._make(**values, **held)
+        _check.check_operators("lori", new)
         return _tree.replace("lori", params, new)
 
     return Transform(start, apply)

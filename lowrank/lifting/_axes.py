@@ -6,7 +6,6 @@ from typing import Any
 from lowrank import _tree
 from lowrank._axes import Axes
 from lowrank._base import Path, PyTree, is_floating
-from lowrank.lifting._explain import abstractly
 from lowrank.lifting._frame import Session
 from lowrank.lifting._lift import evaluated
 from lowrank.operators._probe import Probe, Usage
@@ -53,7 +52,7 @@ def trace_axes(
         probed = _tree.map_operators("trace_axes", params, probe)
         evaluated(fn, (probed, *args), kwargs, Session())
 
-    abstractly(run, params, args, kwargs)
+    _tree.abstractly(run, params, args, kwargs)
     found = {path: _axes(usage) for path, usage in usages.items()}
     return {path: axes for path, axes in found.items() if axes is not None}
 

@@ -12,8 +12,10 @@ from lowrank._base import is_operator
 from lowrank.lifting._evaluate import evaluate
 from lowrank.lifting._frame import NO_SLOTS, Frame, Value
 from lowrank.lifting._rules import control
+from lowrank.operators import _dispatch as ask
 
 Values = list[Value]
+Slots = list[frozenset[int]]
 
 
 def _data(values: Sequence[Value]) -> list[Any]:
@@ -22,13 +24,6 @@ def _data(values: Sequence[Value]) -> list[Any]:
 
 def _slots(values: Sequence[Value]) -> list[frozenset[int]]:
     return [value.slots for value in values]
-
-
-def _joined(
-    slots: Sequence[frozenset[int]], values: Sequence[Value]
-) -> list[frozenset[int]]:
-    """Slots that were known, and those of the values in the same places."""
-    return [old | v.slots for old, v in zip(slots, values, strict=True)]
 
 
 def _values(data: Sequence[Any], slots: Sequence[frozenset[int]]) -> Values:
@@ -64,7 +59,7 @@ class _Inner:
         self.call = jax.jit(run)
 
 
-@control("jit", "pjit", "closed_call", "core_call")
+@control("jit", "pjit")
 def _jit(eqn: Any, values: Values, frame: Frame) -> Values:
     """Evaluated once for each (function, operator structure, shapes)."""
     data = _data(values)
@@ -76,7 +71,16 @@ def _jit(eqn: Any, values: Values, frame: Frame) -> Values:
     results = inner.call(data)
     frame.translate(eqn, inner.uses, values)
     slots = [NO_SLOTS.union(*(values[i].slots for i in s)) for s in inner.slots]
-    return _values(results, slots)
+    wanted = eqn.params.get("out_shardings") or [None] * len(results)
+    placed = [_laid_out(x, to) for x, to in zip(results, wanted, strict=True)]
+    return _values(placed, slots)
+
+
+def _laid_out(x: Any, sharding: Any) -> Any:
+    """A result where the inner function's `out_shardings` wants it."""
+    if is_operator(x) or not isinstance(sharding, jax.sharding.Sharding):
+        return x
+    return lax.with_sharding_constraint(x, sharding)
 
 
 @control("remat", "remat2", "checkpoint")
@@ -102,14 +106,41 @@ class _Mismatch(Exception):
         self.positions = positions
 
 
-def _until_closed(attempt: Callable[[frozenset[int]], Values]) -> Values:
-    """Try with every operator kept, then with those formed that cannot be kept."""
+class _Mixed(Exception):
+    """A loop carries operators of more leaves to a place than it began with."""
+
+    def __init__(self, slots: list[frozenset[int]]) -> None:
+        super().__init__(slots)
+        self.slots = slots
+
+
+Attempt = Callable[[frozenset[int], Slots], Values]
+
+
+def _until_closed(attempt: Attempt, slots: Slots) -> Values:
+    """Try with every operator kept, then with those formed that cannot be kept.
+
+    `slots` says which leaves each carried place may hold; loops that swap operators
+    make it grow.
+    """
     formed: frozenset[int] = NO_SLOTS
     while True:
         try:
-            return attempt(formed)
+            return attempt(formed, slots)
         except _Mismatch as mismatch:
             formed |= mismatch.positions
+        except _Mixed as mixed:
+            slots = mixed.slots
+
+
+def _same_leaves(data: Sequence[Any], slots: Slots, results: Sequence[Value]) -> None:
+    """Raise if an operator of another leaf comes back to a carried place."""
+    joined = [
+        old | (v.slots if is_operator(x) else NO_SLOTS)
+        for x, old, v in zip(data, slots, results, strict=True)
+    ]
+    if joined != slots:
+        raise _Mixed(joined)
 
 
 def _check(before: Sequence[Any], after: Sequence[Any]) -> None:
@@ -143,14 +174,13 @@ def _cond(eqn: Any, values: Values, frame: Frame) -> Values:
     """An operator that every branch returns in one structure stays an operator."""
     index, operands = values[0].data, values[1:]
 
-    def attempt(where: frozenset[int]) -> Values:
-        slots = [NO_SLOTS] * len(eqn.outvars)
-        first: list[Any] = []
+    def attempt(where: frozenset[int], slots: Slots) -> Values:
+        slots, first = list(slots), []
 
         def branch(closed: Any) -> Callable[[list[Any]], list[Any]]:
             def run(data: list[Any]) -> list[Any]:
                 results = evaluate(closed, _values(data, _slots(operands)), frame)
-                slots[:] = _joined(slots, results)
+                slots[:] = [a | v.slots for a, v in zip(slots, results, strict=True)]
                 out = _data(_formed_at(eqn, results, where, _BRANCHES, frame))
                 if first:
                     _check(first[0], out)
@@ -162,7 +192,7 @@ def _cond(eqn: Any, values: Values, frame: Frame) -> Values:
         branches = [branch(closed) for closed in eqn.params["branches"]]
         return _values(lax.switch(index, branches, _data(operands)), slots)
 
-    return _until_closed(attempt)
+    return _until_closed(attempt, [NO_SLOTS] * len(eqn.outvars))
 
 
 def _at_step(values: Values, step: Any) -> Values:
@@ -194,6 +224,16 @@ def _stacked(eqn: Any, value: Value, frame: Frame) -> _Stacked:
     return _Stacked(arrays, rebuild, value.slots)
 
 
+def _slice(eqn: Any, stacked: _Stacked, part: Any, frame: Frame) -> Value:
+    """One slice; as a plain array if that is as small as its factors."""
+    weight = stacked.rebuild(part)
+    settled = ask.settle(weight)
+    if is_operator(settled) or not is_operator(weight):
+        return Value(settled, stacked.slots)
+    frame.record(eqn, [Value(weight, stacked.slots)], "product")
+    return Value(settled)
+
+
 @control("scan")
 def _scan(eqn: Any, values: Values, frame: Frame) -> Values:
     params = eqn.params
@@ -201,33 +241,31 @@ def _scan(eqn: Any, values: Values, frame: Frame) -> Values:
     consts, rest = values[:constants], values[constants:]
     xs = [_stacked(eqn, value, frame) for value in rest[carried:]]
 
-    def attempt(where: frozenset[int]) -> Values:
+    def attempt(where: frozenset[int], slots: Slots) -> Values:
         carry = _formed_at(eqn, rest[:carried], where, _CARRY, frame)
-        slots, ys_slots = _slots(carry), []
 
         def run(data: list[Any], x: Any) -> tuple[list[Any], list[Any]]:
             parts, step = x
             own = [
-                Value(s.rebuild(part), s.slots)
-                for s, part in zip(xs, parts, strict=True)
+                _slice(eqn, s, part, frame) for s, part in zip(xs, parts, strict=True)
             ]
             inside = _at_step([*consts, *_values(data, slots), *own], step)
             results = evaluate(params["jaxpr"], inside, frame)
-            slots[:] = _joined(slots, results[:carried])
             out = _data(_formed_at(eqn, results[:carried], where, _CARRY, frame))
             _check(data, out)
+            _same_leaves(data, slots, results[:carried])
             note = "it leaves the loop as a stack"
-            ys = _data(frame.form(eqn, results[carried:], note))
-            ys_slots[:] = [NO_SLOTS] * len(ys)
-            return out, ys
+            return out, _data(frame.form(eqn, results[carried:], note))
 
         options = {name: params[name] for name in ("length", "reverse", "unroll")}
-        inputs = ([s.arrays for s in xs], jnp.arange(params["length"]))
+        random = any(is_operator(v.data) and v.data.stochastic for v in values)
+        steps = jnp.arange(params["length"]) if random else None
+        inputs = ([s.arrays for s in xs], steps)
         with frame.repeated(params["length"]):
             last, ys = lax.scan(run, _data(carry), inputs, **options)
-        return _values([*last, *ys], [*slots, *ys_slots])
+        return _values([*last, *ys], [*slots, *[NO_SLOTS] * len(ys)])
 
-    return _until_closed(attempt)
+    return _until_closed(attempt, _slots(rest[:carried]))
 
 
 @control("while")
@@ -236,9 +274,8 @@ def _while(eqn: Any, values: Values, frame: Frame) -> Values:
     n, m = params["cond_nconsts"], params["body_nconsts"]
     cond_consts, body_consts, init = values[:n], values[n : n + m], values[n + m :]
 
-    def attempt(where: frozenset[int]) -> Values:
+    def attempt(where: frozenset[int], slots: Slots) -> Values:
         carry = _formed_at(eqn, init, where, _CARRY, frame)
-        slots = _slots(carry)
 
         def inside(consts: Values, state: tuple[list[Any], Any]) -> Values:
             return _at_step([*consts, *_values(state[0], slots)], state[1])
@@ -249,15 +286,15 @@ def _while(eqn: Any, values: Values, frame: Frame) -> Values:
 
         def run(state: tuple[list[Any], Any]) -> tuple[list[Any], Any]:
             results = evaluate(params["body_jaxpr"], inside(body_consts, state), frame)
-            slots[:] = _joined(slots, results)
             out = _data(_formed_at(eqn, results, where, _CARRY, frame))
             _check(state[0], out)
+            _same_leaves(state[0], slots, results)
             return out, state[1] + 1
 
         last, _ = lax.while_loop(go_on, run, (_data(carry), jnp.int32(0)))
         return _values(last, slots)
 
-    return _until_closed(attempt)
+    return _until_closed(attempt, _slots(init))
 
 
 @control("shard_map")
@@ -286,4 +323,16 @@ def _shard_map(eqn: Any, values: Values, frame: Frame) -> Values:
         check_vma=params["check_vma"],
         axis_names=params["newly_manual_axes"],
     )
-    return [Value(x) for x in mapped(*_data(values))]
+    return [Value(x) for x in mapped(*_laid_out_as(specs, values, params["mesh"]))]
+
+
+def _laid_out_as(specs: Sequence[Any], values: Values, mesh: Any) -> list[Any]:
+    """Operands whose factors lie as their specs want them."""
+
+    def move(x: Any, spec: Any) -> Any:
+        return _compat.resharded(x, mesh, spec)
+
+    return [
+        jax.tree.map(move, v.data, spec) if is_operator(v.data) else v.data
+        for v, spec in zip(values, specs, strict=True)
+    ]

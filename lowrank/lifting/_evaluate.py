@@ -35,8 +35,10 @@ def evaluate(closed: Any, values: Sequence[Value], frame: Frame) -> list[Value]:
     def read(var: Any) -> Value:
         return Value(var.val) if _compat.is_literal(var) else env[var]
 
-    last = _last_uses(jaxpr)
+    last, live = _last_uses(jaxpr), _compat.live(jaxpr)
     for site, eqn in enumerate(jaxpr.eqns):
+        if site not in live:
+            continue
         with _compat.context(eqn):
             results = _step(eqn, site, [read(v) for v in eqn.invars], frame)
         env |= zip(eqn.outvars, results, strict=True)

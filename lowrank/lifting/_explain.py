@@ -3,9 +3,7 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import jax
-
-from lowrank import _show
+from lowrank import _show, _tree
 from lowrank._base import Path, PyTree
 from lowrank.lifting._frame import Session, Use
 from lowrank.lifting._lift import Evaluated, evaluated
@@ -120,7 +118,7 @@ def explain(
         session = Session(count_flops=True)
         seen.append(evaluated(fn, (adapted, *args), kwargs, session, plan))
 
-    abstractly(run, adapted, args, kwargs)
+    _tree.abstractly(run, adapted, args, kwargs)
     if seen[-1] is None:
         raise ValueError(
             "explain: no argument holds an operator. Apply a transform first."
@@ -132,34 +130,17 @@ def _slots(call: Evaluated) -> range:
     return range(len(call.paths))
 
 
-def abstractly(run: Callable[..., Any], params: PyTree, args: Any, kwargs: Any) -> None:
-    """Run on abstract arrays; static Python values stay what they are."""
-    leaves, treedef = jax.tree.flatten((params, args, kwargs))
-    traced = [i for i, x in enumerate(leaves) if hasattr(x, "shape")]
-
-    def inner(arrays: list[Any]) -> None:
-        own = list(leaves)
-        for i, array in zip(traced, arrays, strict=True):
-            own[i] = array
-        run(*jax.tree.unflatten(treedef, own))
-
-    jax.eval_shape(inner, [leaves[i] for i in traced])
-
-
 def _leaf(call: Evaluated, slot: int, plan: Plan | None) -> ExplainedLeaf:
     op, path = call.operators[slot], call.paths[slot]
     mine = [use for use in call.uses if use.slot == slot]
     own = [getattr(op, name) for name in op.fields if name not in op.base_fields]
     rows = _show.tree_rows(own)
-    axes = "-"
-    if hasattr(op, "a_dims"):
-        axes = f"a{list(op.a_dims)} b{list(op.b_dims)}"
     return ExplainedLeaf(
         path=path,
         shape=op.shape,
         operator=type(op).__name__,
         operations=tuple(dict.fromkeys(map(_operation, mine))) or ("unused",),
-        axes=axes,
+        axes=op.describe_axes(),
         plan=_plan(mine, plan_of(path, plan)),
         flops=sum(use.flops for use in mine),
         dense_flops=sum(use.dense_flops for use in mine),

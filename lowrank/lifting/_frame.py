@@ -1,7 +1,7 @@
 """What is remembered while a function is evaluated on operators."""
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -125,6 +125,3 @@ def _formed(data: Any) -> Any:
         return data
     # Without a dense form the call is refused at its end: the numbers do not matter.
     return data.dense() if data.has_dense else jnp.zeros(data.shape, data.dtype)
-
-
-Evaluate = Callable[[Any, Sequence[Value], Frame], list[Value]]

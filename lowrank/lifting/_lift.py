@@ -107,7 +107,7 @@ def evaluated(
     where = [i for i, leaf in enumerate(leaves) if is_operator(leaf)]
     if not where:
         return None
-    paths = [_tree.path_string(flat[i][0][2:]) for i in where]
+    paths = _paths([keypath for keypath, _ in flat], where)
     operators = [leaves[i] for i in where]
     _check(paths, operators)
     closed, dynamic, rebuild = _stage(fn, leaves, treedef)
@@ -123,6 +123,15 @@ def evaluated(
     uses = [*frame.uses, *_settled_uses(closed, values)]
     uses += [_returned(slot) for r in results for slot in sorted(r.slots)]
     return Evaluated(rebuild([r.data for r in results]), paths, operators, uses)
+
+
+def _paths(keypaths: list[Any], where: list[int]) -> list[Path]:
+    """Paths of some leaves within their argument, or with it if there are several."""
+    chosen = [keys for i, keys in enumerate(_tree.unwrapped(keypaths)) if i in where]
+    several = len({keys[:2] for keys in chosen}) > 1
+    return [
+        _tree.join(keys[1:] if several else keys[2:] or keys[1:]) for keys in chosen
+    ]
 
 
 def _check(paths: Sequence[Path], operators: Sequence[Any]) -> None:
@@ -156,7 +165,8 @@ def _reads(closed: Any, var: Any) -> bool:
     jaxpr = _compat.body(closed)
     if any(var is out for out in jaxpr.outvars):
         return True
-    for eqn in jaxpr.eqns:
+    live = _compat.live(jaxpr)
+    for eqn in (eqn for site, eqn in enumerate(jaxpr.eqns) if site in live):
         at = [i for i, other in enumerate(eqn.invars) if other is var]
         inner = (
             eqn.params.get("jaxpr") if eqn.primitive.name in ("jit", "pjit") else None

@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from lowrank._base import Operator, Path
-from lowrank.operators._premerged import Premerged
 
 Plan = Mapping[str, str]
 PLANS = ("factored", "premerged", "dense")
@@ -44,4 +43,12 @@ def planned(path: Path, op: Operator, plan: Plan | None) -> Any:
             f"lift: the plan {name!r} needs a dense form, which '{path}' "
             f"({type(op).__name__}) has not. Leave it factored."
         )
-    return op.dense() if name == "dense" else Premerged.of(op)
+    if name == "dense":
+        return op.dense()
+    merged = op.premerge()
+    if merged is NotImplemented:
+        raise ValueError(
+            f"lift: '{path}' ({type(op).__name__}) cannot be premerged. Leave it "
+            "factored."
+        )
+    return merged

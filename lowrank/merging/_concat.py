@@ -9,6 +9,7 @@ from lowrank import _tree
 from lowrank._base import Array, PyTree
 from lowrank.merging._common import Parts, check_axes, check_weights, parts
 from lowrank.operators import Delta, LowRank
+from lowrank.operators._dispatch import scaled
 
 
 def concat(trees: Sequence[PyTree], weights: Any = None) -> PyTree:
@@ -70,13 +71,15 @@ def _merge(leaf: Parts, weights: Sequence[Any]) -> Any:
     merged = leaf.base
     plain = [(w, t) for w, t in pairs if isinstance(t, Delta)]
     if plain:
-        merged = Delta(merged, _sum([w * t.d for w, t in plain]))
+        merged = Delta(merged, _sum([scaled(t.d, w) for w, t in plain]))
     factors = [(w, t) for w, t in pairs if isinstance(t, LowRank)]
     if not factors:
         return merged
     first = factors[0][1]
     a = jnp.concatenate([t.a for _, t in factors], axis=-1)
-    b = jnp.concatenate([w * t.scaled_b() for w, t in factors], axis=len(first.stack))
+    b = jnp.concatenate(
+        [scaled(t.scaled_b(), w) for w, t in factors], axis=len(first.stack)
+    )
     held = {"a_dims": first.a_dims, "b_dims": first.b_dims}
     return LowRank(merged, a, b, jnp.ones((), b.dtype), **held)
 

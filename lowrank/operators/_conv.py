@@ -27,7 +27,7 @@ def factored_conv(x: Array, op: Any, spec: Any) -> Any:
         split the kernel into a convolution behind a convolution.
     """
     out_dim, in_dim, *spatial = spec.dimension_numbers.rhs_spec
-    a, b = op.factors()
+    a, b = op.factors(x.dtype)
     pair = [(a, list(op.a_labels)), (b, list(op.b_labels))]
     if in_dim in op.b_dims:
         pair.reverse()
@@ -40,7 +40,10 @@ def factored_conv(x: Array, op: Any, spec: Any) -> Any:
         return _grouped(x, first, first_labels, second, second_labels, spec)
     rank_out = [RANK if d == out_dim else d for d in range(op.ndim)]
     rank_in = [RANK if d == in_dim else d for d in range(op.ndim)]
-    t = _one(x, first, first_labels, rank_out, spatial, spec)
+    numbers = spec.dimension_numbers
+    between = numbers._replace(out_spec=numbers.lhs_spec)  # what the second one reads
+    inner = dataclasses.replace(spec, dimension_numbers=between)
+    t = _one(x, first, first_labels, rank_out, spatial, inner)
     return _one(t.astype(x.dtype), second, second_labels, rank_in, spatial, spec)
 
 
@@ -96,7 +99,9 @@ def _grouped(
 ) -> Array:
     """The same first factor in each group, then each group's own outputs."""
     groups, numbers = spec.feature_group_count, spec.dimension_numbers
-    layout = [RANK if d == numbers.rhs_spec[0] else d for d in range(len(fl) + 1)]
+    layout = [
+        RANK if d == numbers.rhs_spec[0] else d for d in range(len(numbers.rhs_spec))
+    ]
     layout = [n for n in layout if n in fl]
     kernel = jnp.transpose(first, [fl.index(n) for n in layout])
     repeats = [groups if n == RANK else 1 for n in layout]

@@ -8,6 +8,7 @@ from jax import lax
 from lowrank import _compat
 from lowrank._base import Array, Operator
 from lowrank.operators import _dispatch as ask
+from lowrank.operators._premerged import premerged
 
 
 class Delta(Operator):
@@ -64,7 +65,7 @@ class Delta(Operator):
 
     def dense(self) -> Array:
         """`w + d` in the dtype of `w`."""
-        return (ask.dense(self.w) + self.d).astype(self.dtype)
+        return ask.total(ask.dense(self.w), self.d)
 
     def settle(self) -> Operator | Array:
         """`w + d`, unless `w` stays an operator."""
@@ -81,7 +82,15 @@ class Delta(Operator):
     def contract(self, x: Array, spec: Any) -> Any:
         """The sum of two products."""
         y = ask.contract(self.w, x, spec)
-        return self._sum(y, spec(x, self.d.astype(self.dtype)))
+        return self._sum(y, self.term(x, spec))
+
+    def term(self, x: Array, spec: Any) -> Array:
+        """What the array adds to a product."""
+        return spec(x, self.d.astype(self.dtype))
+
+    def premerge(self) -> Any:
+        """Merged once, with gradients for the array."""
+        return premerged(self)
 
     def conv(self, x: Array, spec: Any) -> Any:
         """The sum of two convolutions."""
@@ -131,7 +140,7 @@ class Delta(Operator):
 
     def scaled(self, factor: Any) -> Any:
         """The same of both."""
-        return self._both(ask.scaled(self.w, factor), self.d * factor)
+        return self._both(ask.scaled(self.w, factor), ask.scaled(self.d, factor))
 
     def add(self, other: Array) -> Any:
         """Add to the base."""

@@ -121,6 +121,13 @@ def declined(*answers: Any) -> bool:
     return any(answer is NotImplemented for answer in answers)
 
 
-def arrays(*children: Any) -> list[Array]:
-    """All arrays in some children of an operator."""
-    return [x for x in jax.tree.leaves(children) if x is not None]
+def common_dtype(*arrays: Any) -> Any:
+    """The dtype that JAX would promote to, also where promotion is strict."""
+    with jax.numpy_dtype_promotion("standard"):
+        return jnp.promote_types(*(x.dtype for x in arrays))
+
+
+def total(w: Array, delta: Array) -> Array:
+    """`w + delta` in the dtype of `w`, rounded once."""
+    dtype = common_dtype(w, delta)
+    return (w.astype(dtype) + delta.astype(dtype)).astype(w.dtype)

@@ -4,7 +4,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import lax
+from jax.sharding import PartitionSpec
 
+from lowrank import _compat
 from lowrank._base import Array, Operator
 from lowrank.operators._lowrank import LowRank
 
@@ -84,10 +87,29 @@ class DropoutLowRank(LowRank):
         """Stays an operator: it acts inside the product."""
         return self
 
-    def seen(self, x: Array) -> Array:
-        """The activation with a share `rate` of it set to zero."""
-        kept = jax.random.bernoulli(self.key, 1.0 - self.rate, x.shape)
-        return jnp.where(kept, x / (1.0 - self.rate).astype(x.dtype), 0)
+    def seen(self, x: Array, labels: Any) -> tuple[Array, Any]:
+        """The activation with a share `rate` of it set to zero.
+
+        Where every member of a stack sees one activation, each has its own zeros.
+        """
+        if labels is not None:
+            xl, wl, out = labels
+            free = [wl[d] for d in self.stack if wl[d] not in xl]
+            sizes = [self.shape[d] for d in self.stack if wl[d] not in xl]
+            x = jnp.broadcast_to(x, (*sizes, *x.shape)) if free else x
+            labels = ([*free, *xl], wl, out)
+        key = self.key
+        for axis in sorted(_compat.varying(_compat.abstract(x)), key=str):
+            key = jax.random.fold_in(key, lax.axis_index(axis))
+        kept = jax.random.bernoulli(key, 1.0 - self.rate, x.shape)
+        thinned = x / (1.0 - self.rate).astype(x.dtype)
+        return jnp.where(kept, thinned, jnp.zeros((), x.dtype)), labels
+
+    def partition(self, spec: Any) -> Any:
+        """As the factors; every device has the key, and folds its place in."""
+        op = super().partition(spec)
+        whole = PartitionSpec()
+        return op if op is NotImplemented else op.replace(key=whole, rate=whole)
 
     def gather(self, indices: Array, spec: Any) -> Any:
         """Declined: a look-up has no input to thin."""

@@ -13,6 +13,8 @@ from lowrank._base import Array, Operator
 from lowrank.linalg import labelled_product
 from lowrank.operators import _dispatch as ask
 from lowrank.operators._conv import factored_conv
+from lowrank.operators._gather import factored_gather
+from lowrank.operators._premerged import premerged
 from lowrank.operators._reshape import RANK, reshaped
 
 Dims = tuple[int, ...]
@@ -148,9 +150,9 @@ class LowRank(Operator):
             *self.scale.shape, *wide
         )
 
-    def factors(self) -> tuple[Array, Array]:
-        """`a` and `scale * b` in the dtype of the weight."""
-        return self.a.astype(self.dtype), self.scaled_b().astype(self.dtype)
+    def factors(self, dtype: Any) -> tuple[Array, Array]:
+        """`a` and `scale * b` in the dtype of a product."""
+        return self.a.astype(dtype), self.scaled_b().astype(dtype)
 
     def delta(self) -> Array:
         """The array that the factors add, `scale * a b`, in their own dtype."""
@@ -161,7 +163,7 @@ class LowRank(Operator):
 
     def dense(self) -> Array:
         """`w + scale * a b`, in the dtype of `w`, rounded once."""
-        return (ask.dense(self.w) + self.delta()).astype(self.dtype)
+        return ask.total(ask.dense(self.w), self.delta())
 
     def settle(self) -> Operator | Array:
         """A plain array if one factor holds no axis longer than 1: as small as it."""
@@ -175,20 +177,18 @@ class LowRank(Operator):
         y = ask.contract(self.w, x, spec)
         if ask.declined(y):
             return y
-        xl, wl, out = spec.labels(x.ndim, self.ndim)
-        return y + self.term(x, xl, wl, out, spec.options).astype(y.dtype)
+        return y + self.term(x, spec).astype(y.dtype)
 
-    def seen(self, x: Array) -> Array:
-        """What the factors see of an activation."""
-        return x
-
-    def term(self, x: Array, xl: Any, wl: Any, out: Any, options: Any) -> Array:
-        """What the factors add to a product; `wl` labels the axes of the weight."""
-        label = dict(enumerate(wl)) | {RANK: RANK}
+    def term(self, x: Array, spec: Any) -> Array:
+        """What the factors add to a product."""
+        dtype = ask.common_dtype(x, self)
+        x, labels = self.seen(x.astype(dtype), spec.labels(x.ndim, self.ndim))
+        xl, wl, out = labels
+        named = dict(enumerate(wl)) | {RANK: RANK}
         pairs = [
-            (factor, [label[n] for n in names])
+            (factor, [named[n] for n in names])
             for factor, names in zip(
-                self.factors(), (self.a_labels, self.b_labels), strict=True
+                self.factors(dtype), (self.a_labels, self.b_labels), strict=True
             )
         ]
         summed = {n for n in wl if n in xl and n not in out}
@@ -196,56 +196,35 @@ class LowRank(Operator):
         (first, fl), (second, sl) = pairs
         kept = [n for n in xl if n not in fl or n in out or n in sl]
         kept += [n for n in fl if n not in xl]
-        t = labelled_product(self.seen(x), xl, first, fl, kept, **options)
-        return labelled_product(t.astype(x.dtype), kept, second, sl, out, **options)
+        t = labelled_product(x, xl, first, fl, kept, **spec.options).astype(dtype)
+        return labelled_product(t, kept, second, sl, out, **spec.options)
+
+    def seen(self, x: Array, labels: Any) -> tuple[Array, Any]:
+        """What the factors see of an activation, and the labels of its axes."""
+        return x, labels
 
     def conv(self, x: Array, spec: Any) -> Any:
         """Two convolutions, one of which is 1 x 1."""
         y = ask.conv(self.w, x, spec)
         if ask.declined(y) or self.stack:
             return NotImplemented
-        low = factored_conv(self.seen(x), self, spec)
+        low = factored_conv(self.seen(x, None)[0], self, spec)
         return low if ask.declined(low) else y + low.astype(y.dtype)
 
     def gather(self, indices: Array, spec: Any) -> Any:
         """Rows of one factor times the other; or weights picked from a stack."""
-        axis, w = spec.axis(self.shape), ask.gather(self.w, indices, spec)
-        if ask.declined(w) or axis is None:
+        w = ask.gather(self.w, indices, spec)
+        if ask.declined(w) or spec.axis(self.shape) is None:
             return NotImplemented
-        dims = spec.out_dims(self.shape, indices.ndim)
-        if axis in self.stack:
-            return self._pick(w, axis, indices, spec, dims)
-        new = [-1 - i for i in range(indices.ndim - 1)]
-        left = iter(new)
-        out = [next(left) if d is None else d for d in dims]
-        pairs = list(zip(self.factors(), (self.a_labels, self.b_labels), strict=True))
-        pairs.sort(key=lambda pair: axis not in pair[1])
-        (own, own_labels), (other, other_labels) = pairs
-        rows = spec.take(own, own_labels.index(axis), indices)
-        labels = [*new, *(n for n in own_labels if n != axis)]
-        low = labelled_product(rows, labels, other, other_labels, out)
-        return w + low.astype(w.dtype)
+        return factored_gather(self, w, indices, spec)
 
-    def _pick(self, w: Any, axis: int, indices: Array, spec: Any, dims: Any) -> Any:
-        """Members of a stack, as a stack over the axes of the indices."""
-        fresh = [p for p, d in enumerate(dims) if d is None]
-        where = {d: p for p, d in enumerate(dims) if d is not None}
+    def premerge(self) -> Any:
+        """Merged once, with gradients for the factors."""
+        return premerged(self)
 
-        def take(factor: Array, labels: tuple[Any, ...]) -> Array:
-            return spec.take(factor, labels.index(axis), indices)
-
-        def rename(labels: Dims) -> Dims:
-            return (*fresh, *(where[d] for d in labels if d != axis))
-
-        scale = take(self.scale, self.stack) if self.scale.ndim else self.scale
-        return self.replace(
-            w=w,
-            a=take(self.a, self.a_labels),
-            b=take(self.b, self.b_labels),
-            scale=scale,
-            a_dims=rename(self.a_dims),
-            b_dims=rename(self.b_dims),
-        )
+    def describe_axes(self) -> str:
+        """Which axes of the weight each factor holds."""
+        return f"a{list(self.a_dims)} b{list(self.b_dims)}"
 
     # Structure: the same of `w`, and axes relabelled.
 
@@ -324,7 +303,9 @@ class LowRank(Operator):
         w = ask.scaled(self.w, factor)
         if ask.declined(w):
             return w
-        return self.replace(w=w, scale=self.scale * factor)
+        return self.replace(
+            w=w, scale=self.scale * jnp.asarray(factor, self.scale.dtype)
+        )
 
     def add(self, other: Array) -> Any:
         """Add to the base."""

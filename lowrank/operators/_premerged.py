@@ -1,4 +1,4 @@
-"""A low-rank weight merged once, with gradients that reach its factors alone."""
+"""A weight merged once, with gradients that reach its additive terms alone."""
 
 from typing import Any
 
@@ -6,38 +6,36 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from lowrank._adapted import split
 from lowrank._base import Array, Operator
 from lowrank.operators import _dispatch as ask
-from lowrank.operators._lowrank import LowRank
 from lowrank.operators._specs import Contraction
 
 
-class Premerged(Operator):
-    """A `LowRank` whose products use the merged weight `m = w + scale * a b`.
+def premerged(op: Operator) -> Operator:
+    """Form the weight of an additive operator once."""
+    return Premerged._make(m=lax.stop_gradient(op.dense()), op=op)
 
-    The forward product is `x m`; backward, `dx = g mᵀ`, `dB = (x A)ᵀ g` and
-    `dA = xᵀ(g Bᵀ)`, so the gradient of the full weight is never formed. Gradients are
-    exact at every reverse order; forward mode raises. Convolutions and look-ups fall
-    back to the factored form.
+
+class Premerged(Operator):
+    """An additive operator whose products use the merged weight `m`.
+
+    For a `LowRank`, `m = w + scale * a b`, the forward product is `x m` and backward
+    `dx = g mᵀ`, `db = (x a)ᵀ g` and `da = xᵀ(g bᵀ)`: the gradient of the full weight is
+    never formed. Every additive term down to the base gets its gradient, the base none.
+    Gradients are exact at every reverse order; forward mode raises. Convolutions,
+    look-ups and operations other than a rearrangement fall back to the factored form.
 
     Args:
         m: The merged weight; a constant for differentiation.
-        op: The `LowRank` that it came from.
+        op: The operator that it came from.
     """
 
     fields = ("m", "op")
     base_fields = ()
 
     m: Array
-    op: LowRank
-
-    @classmethod
-    def of(cls, op: Operator) -> Operator:
-        """Merge a `LowRank`; other operators stay as they are."""
-        if not isinstance(op, LowRank):
-            return op
-        merged = cls._make(m=lax.stop_gradient(op.dense()), op=op)
-        return merged
+    op: Any
 
     @property
     def aval(self) -> Any:
@@ -45,35 +43,34 @@ class Premerged(Operator):
         return self.op.aval
 
     def dense(self) -> Array:
-        """`w + scale * a b`, with its exact gradient."""
+        """The weight, with its exact gradient."""
         return self.op.dense()
 
     def contract(self, x: Array, spec: Any) -> Any:
-        """`x m`, with gradients for `x` and the factors."""
+        """`x m`, with gradients for `x` and the terms."""
+        base, terms = split(self.op)
 
         @jax.custom_vjp
-        def product(x: Array, own: Premerged) -> Array:
-            return spec(x, own.m)
+        def product(x: Array, m: Array, base: Any, terms: Any) -> Array:
+            del base, terms
+            return spec(x, m)
 
-        def forward(x: Array, own: Premerged) -> tuple[Array, Any]:
-            return product(x, own), (x, own)
+        def forward(x: Array, m: Array, base: Any, terms: Any) -> tuple[Array, Any]:
+            return product(x, m, base, terms), (x, m, base, terms)
 
-        def backward(kept: Any, g: Array) -> tuple[Array, Any]:
-            x, own = kept
-            xl, wl, out = spec.labels(x.ndim, own.ndim)
+        def backward(kept: Any, g: Array) -> tuple[Any, ...]:
+            x, m, base, terms = kept
 
-            def low(a: Array, b: Array, scale: Array) -> Array:
-                op = own.op.replace(a=a, b=b, scale=scale)
-                return op.term(x, xl, wl, out, spec.options).astype(g.dtype)
+            def low(terms: tuple[Any, ...]) -> Array:
+                parts = [t.replace(w=m).term(x, spec).astype(g.dtype) for t in terms]
+                return sum(parts[1:], parts[0])
 
-            _, pull = jax.vjp(low, own.op.a, own.op.b, own.op.scale)
-            da, db, dscale = pull(g)
-            zeros = jax.tree.map(jnp.zeros_like, own)
-            inner = zeros.op.replace(a=da, b=db, scale=dscale)
-            return _dx(g, own, spec, x), zeros.replace(op=inner)
+            _, pull = jax.vjp(low, terms)
+            own = Premerged._make(m=m, op=_joined(base, terms))
+            return _dx(g, own, spec, x), None, None, *pull(g)
 
         product.defvjp(forward, backward)
-        return product(x, self)
+        return product(x, self.m, base, terms)
 
     def conv(self, x: Array, spec: Any) -> Any:
         """The factored form."""
@@ -105,6 +102,10 @@ class Premerged(Operator):
         m = lax.dynamic_slice(self.m, starts, sizes)
         return self._both(m, self.op.dynamic_slice(starts, sizes))
 
+    def reverse(self, dims: Any) -> Any:
+        """The same of both."""
+        return self._both(lax.rev(self.m, dims), self.op.reverse(dims))
+
     def cast(self, dtype: Any) -> Any:
         """The same of both."""
         return self._both(self.m.astype(dtype), self.op.cast(dtype))
@@ -112,6 +113,19 @@ class Premerged(Operator):
     def scaled(self, factor: Any) -> Any:
         """The factored form: the factor may need a gradient."""
         return self.op.scaled(factor)
+
+    def add(self, other: Array) -> Any:
+        """The factored form: what is added may need a gradient."""
+        return self.op.add(other)
+
+    def partition(self, spec: Any) -> Any:
+        """The same of both."""
+        return self._both(spec, self.op.partition(spec))
+
+    def constrain(self, sharding: Any) -> Any:
+        """The same of both."""
+        m = lax.with_sharding_constraint(self.m, sharding)
+        return self._both(m, self.op.constrain(sharding))
 
     def unstack(self) -> Any:
         """The same of both."""
@@ -125,7 +139,14 @@ class Premerged(Operator):
         return (self.m, inner[0]), rebuild
 
 
-def _dx(g: Array, own: Premerged, spec: Contraction, x: Array) -> Array:
+def _joined(base: Any, terms: tuple[Any, ...]) -> Any:
+    """Terms back on their base."""
+    for term in reversed(terms):
+        base = term.replace(w=base)
+    return base
+
+
+def _dx(g: Array, own: Operator, spec: Contraction, x: Array) -> Array:
     """`g mᵀ`, itself a premerged product, so that it can be differentiated again."""
     xl, wl, out = spec.labels(x.ndim, own.ndim)
     batch = [n for n in out if n in xl and n in wl]
@@ -134,7 +155,8 @@ def _dx(g: Array, own: Premerged, spec: Contraction, x: Array) -> Array:
         (tuple(out.index(n) for n in names), tuple(wl.index(n) for n in names))
         for names in (summed, batch)
     )
-    y = own.contract(g, Contraction(where, False, spec.precision))
+    (gs, ws), (gb, wb) = where
+    y = own.contract(g, Contraction(((gs, ws), (gb, wb)), False, spec.precision))
     have = batch + [n for n in out if n not in wl]
     have += [n for n in wl if n not in out]
     return jnp.transpose(y, [have.index(n) for n in xl]).astype(x.dtype)

@@ -1,0 +1,76 @@
+"""The tree of parameters and the model that the laws run on."""
+
+import functools
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+import lowrank as lrk
+
+WIDTH, LAYERS, TOKENS = 32, 3, 48
+STACKED = {"layers/kernel": lrk.Axes((0,), (1,), (2,))}
+KERNELS = lrk.matching(r"kernel$")
+BIASES = lrk.matching(r"bias$")
+
+
+def floating(path: str, leaf: jax.ShapeDtypeStruct) -> bool:
+    """Selects every leaf that could be trained."""
+    del path
+    return jnp.issubdtype(leaf.dtype, jnp.floating)
+
+
+def numbers(seed: int, *shape: int, scale: float = 1.0) -> np.ndarray:
+    """Numbers in (-scale, scale) without a pattern: a matrix of them has full rank."""
+    count = np.arange(math.prod(shape), dtype=np.float64) + 1e4 * (seed + 1)
+    hashed = np.modf(np.abs(np.sin(12.9898 * count) * 43758.5453))[0]
+    return (scale * (2 * hashed - 1)).astype(np.float32).reshape(shape)
+
+
+@functools.cache
+def arrays() -> dict[str, jax.Array]:
+    unit = (3 / WIDTH) ** 0.5
+    return {
+        "first": jnp.asarray(numbers(1, WIDTH, WIDTH, scale=unit)),
+        "bias": jnp.asarray(numbers(2, WIDTH)),
+        "second": jnp.asarray(numbers(3, WIDTH, WIDTH, scale=unit)),
+        "layers": jnp.asarray(numbers(4, LAYERS, WIDTH, WIDTH, scale=unit)),
+        "half": jnp.asarray(numbers(5, WIDTH, WIDTH, scale=unit), jnp.bfloat16),
+        "scale": jnp.asarray(1 + numbers(6, WIDTH, scale=0.2)),
+        "order": jnp.arange(WIDTH)[::-1],
+        "x": jnp.asarray(numbers(7, TOKENS, WIDTH)),
+    }
+
+
+def tree() -> dict[str, Any]:
+    """Two equal kernels, a bias, a bf16 kernel, a stack of layers, an integer leaf."""
+    own = arrays()
+    return {
+        "first": {"kernel": own["first"], "bias": own["bias"]},
+        "second": {"kernel": own["second"]},
+        "layers": {"kernel": own["layers"]},
+        "half": {"kernel": own["half"]},
+        "norm": {"scale": own["scale"]},
+        "order": own["order"],
+    }
+
+
+def model(params: Any, x: jax.Array) -> dict[str, jax.Array]:
+    """A network that uses every leaf; the bf16 branch leaves the others exact."""
+    h = jnp.tanh(x @ params["first"]["kernel"] + params["first"]["bias"][None])
+    h = jnp.tanh(h @ params["second"]["kernel"]) * params["norm"]["scale"][None]
+    h, _ = lax.scan(lambda h, w: (jnp.tanh(h @ w), None), h, params["layers"]["kernel"])
+    half = x.astype(jnp.bfloat16) @ params["half"]["kernel"]
+    return {"half": half, "main": h[:, params["order"]]}
+
+
+def loss(out: dict[str, jax.Array]) -> jax.Array:
+    """Quadratic, with another weight for every output."""
+    total = jnp.zeros(())
+    for leaf in out.values():
+        flat = leaf.astype(jnp.float32).reshape(-1)
+        total += jnp.sum(flat * (flat + np.linspace(-1, 2, flat.size, dtype="f4")))
+    return total

@@ -20,7 +20,7 @@ class Row(NamedTuple):
     nbytes: int
 
 
-def bytes_text(count: float) -> str:
+def bytes_text(count: int) -> str:
     """A byte count in binary units."""
     power = min(int(math.log2(count) // 10), len(_UNITS) - 1) if count >= 1024 else 0
     value = count / 1024**power

@@ -66,8 +66,9 @@ def _jit(eqn: Any, values: Values, frame: Frame) -> Values:
     leaves, treedef = jax.tree.flatten(data)
     avals = tuple(_compat.abstract(x) for x in leaves)
     where = (id(eqn.params["jaxpr"]), treedef, avals)
-    inner = frame.session.jitted.setdefault(where, None) or _Inner(eqn, frame)
-    frame.session.jitted[where] = inner
+    inner = frame.session.jitted.get(where)
+    if inner is None:
+        inner = frame.session.jitted[where] = _Inner(eqn, frame)
     results = inner.call(data)
     frame.translate(eqn, inner.uses, values)
     slots = [NO_SLOTS.union(*(values[i].slots for i in s)) for s in inner.slots]
@@ -145,11 +146,8 @@ def _same_leaves(data: Sequence[Any], slots: Slots, results: Sequence[Value]) ->
 
 def _check(before: Sequence[Any], after: Sequence[Any]) -> None:
     """Raise where two lists of values differ in structure."""
-    pairs = enumerate(
-        zip(
-            map(jax.tree.structure, before), map(jax.tree.structure, after), strict=True
-        )
-    )
+    structures = [list(map(jax.tree.structure, data)) for data in (before, after)]
+    pairs = enumerate(zip(*structures, strict=True))
     differ = frozenset(i for i, (old, new) in pairs if old != new)
     if differ:
         raise _Mismatch(differ)

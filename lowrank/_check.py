@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from lowrank import _compat, _tree
-from lowrank._base import Operator, Path, State
+from lowrank._base import Operator, Path, State, is_array
 
 
 def check_key(who: str, key: Any) -> None:
@@ -23,9 +23,10 @@ def check_key(who: str, key: Any) -> None:
             return
         if not typed and key.ndim == 1 and key.dtype == np.uint32:
             return
-    got = key if key is None else f"{type(key).__name__} {getattr(key, 'shape', key)}"
+    shape = f" of shape {tuple(key.shape)}" if is_array(key) else ""
     raise TypeError(
-        f"{who}: expected one random key, got {got}. Pass jax.random.key(0)."
+        f"{who}: expected one random key, got {type(key).__name__}{shape}. Keys come "
+        "first: init(jax.random.key(0), params)."
     )
 
 

@@ -148,11 +148,19 @@ def count(state: State) -> tuple[int, int]:
     Returns:
         `(trainable, fixed)`.
 
+    Raises:
+        TypeError: If it is no `State`.
+
     Example:
         >>> tx = lrk.lora(2)
         >>> lrk.count(tx.init(jax.random.key(0), {"w": jnp.ones((4, 3))}))
         (14, 0)
     """
+    if not isinstance(state, State):
+        raise TypeError(
+            f"count: expected a State, got {type(state).__name__}. Pass what a "
+            "transform's init returned; lrk.summary counts parameters."
+        )
     trainable = fixed = 0
     for train, fix in zip(
         state_parts(state.trainable), state_parts(state.fixed), strict=True

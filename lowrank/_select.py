@@ -151,6 +151,19 @@ def masked(tree: PyTree) -> Select:
     return select
 
 
+def check_select(who: str, select: Any) -> None:
+    """Refuse what is no predicate, in the factory.
+
+    Raises:
+        TypeError: If `select` cannot be called.
+    """
+    if not callable(select):
+        raise TypeError(
+            f"{who}: select must be a function of path and leaf, got {select!r}. Pass "
+            f"lrk.matching({str(select)!r})."
+        )
+
+
 def selected(who: str, params: PyTree, select: Select) -> dict[Path, Any]:
     """The leaves that a predicate selects, checked; called once, in `init`.
 
@@ -160,6 +173,8 @@ def selected(who: str, params: PyTree, select: Select) -> dict[Path, Any]:
     """
     tree = _tree.leaves(who, params)
     chosen = {p: leaf for p, leaf in tree.items() if select(p, as_struct(leaf))}
+    if not tree:
+        raise ValueError(f"{who}: the tree holds no arrays. Pass the parameters.")
     if not chosen:
         some = list(tree)[:8]
         if isinstance(select, _Matching):

@@ -11,13 +11,14 @@ _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
 class Row(NamedTuple):
-    """One leaf of a table: where, what, how much."""
+    """One leaf of a table: where, what, how much, and how much of it is a base."""
 
     path: str
     what: str
     role: str
     count: int
     nbytes: int
+    base: int = 0
 
 
 def bytes_text(count: int) -> str:
@@ -91,7 +92,13 @@ def state_rows(state: Any) -> list[Row]:
 
 def leaf_row(path: str, leaf: Any) -> Row:
     """The row of one leaf of a parameter tree."""
-    return _row(path, leaf, "operator" if _is_operator(leaf) else "array")
+    if not _is_operator(leaf):
+        return _row(path, leaf, "array")
+    bases = [getattr(leaf, name) for name in leaf.base_fields]
+    base = sum(
+        leaf_row(path, inner).base or _row(path, inner, "").count for inner in bases
+    )
+    return _row(path, leaf, "operator")._replace(base=base)
 
 
 def tree_rows(tree: Any) -> list[Row]:
@@ -106,8 +113,12 @@ def _totals(rows: list[Row]) -> str:
     for role in roles:
         mine = [row for row in rows if row.role == role]
         size = bytes_text(sum(row.nbytes for row in mine))
-        parts.append(f"{role} {sum(row.count for row in mine):,} ({size})")
-    return f"{len(rows)} leaves: {', '.join(parts) or 'empty'}"
+        base = sum(row.base for row in mine)
+        added = sum(row.count for row in mine) - base
+        number = f"{base:,} + {added:,} added" if base else f"{added:,}"
+        parts.append(f"{role} {number} ({size})")
+    leaves = "1 leaf" if len(rows) == 1 else f"{len(rows)} leaves"
+    return f"{leaves}: {', '.join(parts) or 'empty'}"
 
 
 def grid_text(title: str, head: list[str], body: list[list[str]], foot: str) -> str:

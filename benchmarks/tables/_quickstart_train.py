@@ -33,8 +33,12 @@ def adapter(
 
 
 def with_head(tx: lrk.Transform) -> lrk.Transform:
-    """An adapter on the encoder, and the head trained in full."""
-    return lrk.chain(tx, lrk.full(select=HEAD))
+    """The head trained in full, and an adapter on the encoder.
+
+    The adapter comes last: `chain` applies every member but the last in its `init`,
+    and outside jit a sparse adapter would compile anew for each number of entries.
+    """
+    return lrk.chain(lrk.full(select=HEAD), tx)
 
 
 def start(
@@ -55,20 +59,20 @@ def start(
             "head/kernel": {"d": jnp.asarray(head.kernel)},
             "head/bias": {"d": jnp.asarray(head.bias)},
         }
-        states.append(state._replace(trainable=(state.trainable[0], own)))
+        states.append(state._replace(trainable=(own, state.trainable[1])))
     return lrk.stack(states)
 
 
 def heads_of(state: lrk.State) -> list[Head]:
     """The head of each task."""
-    own = state.trainable[1]
+    own = state.trainable[0]
     kernels, biases = (np.asarray(own[f"head/{n}"]["d"]) for n in ("kernel", "bias"))
     return [Head(kernel, bias) for kernel, bias in zip(kernels, biases, strict=True)]
 
 
 def adapters_of(state: lrk.State) -> lrk.State:
     """The stacked states of the adapters, without the heads."""
-    return lrk.State(state.trainable[0], state.fixed[0])
+    return lrk.State(state.trainable[1], state.fixed[1])
 
 
 def of_task(state: lrk.State, task: Any) -> lrk.State:

@@ -188,7 +188,7 @@ def trained_state(
 
 def _storable(trained: training.Trained) -> dict[str, Any]:
     """Nested dicts of arrays, for `save_arrays`."""
-    names = ("adapter", "head")
+    names = ("head", "adapter")
     state = {
         part: dict(zip(names, values, strict=True))
         for part, values in trained.state._asdict().items()
@@ -199,7 +199,7 @@ def _storable(trained: training.Trained) -> dict[str, Any]:
 def _restored(stored: dict[str, Any]) -> training.Trained:
     """The inverse of `_storable`; empty dicts are not stored."""
     parts = {
-        part: tuple(stored["state"][part].get(name, {}) for name in ("adapter", "head"))
+        part: tuple(stored["state"][part].get(name, {}) for name in ("head", "adapter"))
         for part in ("trainable", "fixed")
     }
     return training.Trained(

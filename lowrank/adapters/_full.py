@@ -4,7 +4,7 @@ import jax.numpy as jnp
 
 from lowrank import _check, _tree
 from lowrank._base import Array, PyTree, State, Transform, is_floating
-from lowrank._select import Select, selected
+from lowrank._select import Select, check_select, selected
 from lowrank.operators import Delta
 
 
@@ -35,6 +35,7 @@ def full(*, select: Select) -> Transform:
         Ben Zaken et al., BitFit, 2021, arXiv:2106.10199, for biases alone; for all
         leaves this is ordinary fine-tuning.
     """
+    check_select("full", select)
 
     def init(key: Array, params: PyTree) -> State:
         _check.check_key("full", key)

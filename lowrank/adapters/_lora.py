@@ -17,9 +17,10 @@ from lowrank._base import (
     PyTree,
     State,
     Transform,
+    is_array,
     is_floating,
 )
-from lowrank._select import Select, is_matrix, selected
+from lowrank._select import Select, check_select, is_matrix, selected
 from lowrank.operators import DropoutLowRank, LowRank
 
 Initializer = Callable[..., Array]
@@ -52,6 +53,21 @@ def check_rank(who: str, rank: Any) -> int:
     if rank < 1:
         raise ValueError(f"{who}: rank must be at least 1, got {rank}.")
     return rank
+
+
+def scale_of(who: str, rank: int, alpha: Any, scale: Any) -> Any:
+    """The scale that was asked for.
+
+    Raises:
+        TypeError: If `alpha` or `scale` is no number.
+        ValueError: If both are given.
+    """
+    if alpha is not None and scale is not None:
+        raise ValueError(f"{who}: got both alpha and scale. Pass one of them.")
+    for name, value in (("alpha", alpha), ("scale", scale)):
+        if not (value is None or is_array(value) or isinstance(value, (int, float))):
+            raise TypeError(f"{who}: {name} must be a number, got {value!r}.")
+    return scale if scale is not None else 1.0 if alpha is None else alpha / rank
 
 
 def check_leaves(who: str, rank: int, chosen: Mapping[Path, Any], axes: Any) -> None:
@@ -131,8 +147,8 @@ def lora(
         (transposed: our kernels are `[in, out]`).
     """
     rank = check_rank("lora", rank)
-    if alpha is not None and scale is not None:
-        raise ValueError("lora: got both alpha and scale. Pass one of them.")
+    check_select("lora", select)
+    number = scale_of("lora", rank, alpha, scale)
     random = _check_dropout(dropout)
 
     def start(key: Array, params: PyTree) -> State:
@@ -151,7 +167,6 @@ def lora(
                 "a": a.reshape(*sizes.stack, *sizes.inputs, rank),
                 "b": b.reshape(*sizes.stack, rank, *sizes.outputs),
             }
-        number = scale if scale is not None else 1.0 if alpha is None else alpha / rank
         fixed = {p: {"scale": jnp.asarray(number, jnp.float32)} for p in chosen}
         return State(trainable, fixed)
 

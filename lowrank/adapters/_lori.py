@@ -12,13 +12,14 @@ from jaxtyping import Array, Float, Int
 from lowrank import _check, _compat, _tree
 from lowrank._axes import Axes, resolve
 from lowrank._base import Path, PyTree, State, Transform
-from lowrank._select import Select, is_matrix, selected
+from lowrank._select import Select, check_select, is_matrix, selected
 from lowrank.adapters._lora import (
     Initializer,
     check_leaves,
     check_rank,
     draw_factor,
     kaiming,
+    scale_of,
 )
 from lowrank.operators import LowRank
 
@@ -99,8 +100,8 @@ def lori(
         figure on its method; init of `A` as in the authors' code (PEFT's default).
     """
     rank = check_rank("lori", rank)
-    if alpha is not None and scale is not None:
-        raise ValueError("lori: got both alpha and scale. Pass one of them.")
+    check_select("lori", select)
+    number = scale_of("lori", rank, alpha, scale)
     kept = None if mask is None else _kept(mask)
 
     def start(key: Array, params: PyTree) -> State:
@@ -111,7 +112,6 @@ def lori(
         shapes = {p: _shapes(x, found[p], rank) for p, x in chosen.items()}
         if kept is not None:
             _check_masks(kept, {p: s.b for p, s in shapes.items()})
-        number = scale if scale is not None else 1.0 if alpha is None else alpha / rank
         trainable, fixed = {}, {}
         for path, shape in shapes.items():
             seed = jax.random.bits(_tree.leaf_key(key, path), (2,), jnp.uint32)
@@ -127,7 +127,8 @@ def lori(
     def apply(params: PyTree, state: State, *, key: Array | None = None) -> PyTree:
         del key
         leaves = _tree.leaves("lori", params)
-        _check.check_state("lori", leaves, state, trainable=("b",), fixed=("scale",))
+        names = _fixed_names(state)
+        _check.check_state("lori", leaves, state, trainable=("b",), fixed=names)
         chosen = {path: leaves[path] for path in state.trainable}
         found = resolve("lori", chosen, axes)
         new = {}
@@ -145,6 +146,13 @@ def lori(
         return _tree.replace("lori", params, new)
 
     return Transform(start, apply)
+
+
+def _fixed_names(state: State) -> tuple[str, ...]:
+    """What every fixed leaf must have: `A` is stored for all leaves or for none."""
+    fixed = state.fixed if isinstance(state.fixed, Mapping) else {}
+    stored = any("a" in leaf for leaf in fixed.values())
+    return ("a" if stored else "seed", "scale")
 
 
 class _Factors(NamedTuple):

@@ -3,8 +3,12 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
+
 from lowrank import _show, _tree
+from lowrank._adapted import split
 from lowrank._base import Path, PyTree
+from lowrank._combine import state_parts
 from lowrank.lifting._frame import Session, Use
 from lowrank.lifting._lift import Evaluated, evaluated
 from lowrank.lifting._plan import Plan, check_plan, plan_of
@@ -19,12 +23,15 @@ class ExplainedLeaf(NamedTuple):
         operator: Class of the operator.
         operations: Names of the operations that used it, with source lines.
         axes: Which axes each factor holds, where it has factors.
-        plan: How it is multiplied; `formed` where an operation forms the weight.
+        plan: How it is multiplied; `formed` where an operation forms the weight,
+            `entry` where it is a plain array from the start, as no form is smaller.
         flops: FLOPs of its products in one call, forward only; loops counted, `while`
             loops once.
         dense_flops: The same with a plain array in its place.
-        parameters: Numbers that the operator adds to its base.
-        nbytes: Their bytes.
+        parameters: Numbers that the operator adds to its base, scales and keys left
+            out, whether they are trained or not.
+        trainable: How many of them are trained; None if `explain` was not told.
+        nbytes: Bytes of all that the operator adds.
     """
 
     path: Path
@@ -36,6 +43,7 @@ class ExplainedLeaf(NamedTuple):
     flops: int
     dense_flops: int
     parameters: int
+    trainable: int | None
     nbytes: int
 
 
@@ -50,7 +58,7 @@ class Explanation(NamedTuple):
 
     def _table(self) -> tuple[str, list[str], list[list[str]], str]:
         head = ["path", "shape", "operator", "operations", "axes", "plan"]
-        head += ["flops", "of dense", "parameters", "size"]
+        head += ["flops", "flops/dense", "parameters", "trainable", "size"]
         body = [_cells(leaf) for leaf in self.leaves]
         flops = sum(leaf.flops for leaf in self.leaves)
         numbers = sum(leaf.parameters for leaf in self.leaves)
@@ -72,7 +80,8 @@ def _cells(leaf: ExplainedLeaf) -> list[str]:
     ratio = f"{leaf.flops / leaf.dense_flops:.2f}" if leaf.dense_flops else "-"
     shape = "x".join(map(str, leaf.shape))
     operations = ", ".join(leaf.operations)
-    numbers = [f"{leaf.flops:,}", ratio, f"{leaf.parameters:,}"]
+    trained = "?" if leaf.trainable is None else f"{leaf.trainable:,}"
+    numbers = [f"{leaf.flops:,}", ratio, f"{leaf.parameters:,}", trained]
     first = [leaf.path, shape, leaf.operator, operations, leaf.axes, leaf.plan]
     return [*first, *numbers, _show.bytes_text(leaf.nbytes)]
 
@@ -82,6 +91,7 @@ def explain(
     adapted: PyTree,
     *args: Any,
     plan: Plan | None = None,
+    trainable: PyTree = None,
     **kwargs: Any,
 ) -> Explanation:
     """Show what `lift(fn)(adapted, *args)` does with every operator.
@@ -94,11 +104,14 @@ def explain(
         adapted: Its first argument: a tree that holds operators.
         *args: Further arguments.
         plan: As for `lift`.
+        trainable: `state.trainable` of the transform that made the tree, so that the
+            table can say how many numbers are trained at each leaf.
         **kwargs: Keyword arguments.
 
     Returns:
-        A table with one row for each operator: operations with source lines, axes,
-        plan, FLOPs beside those of a dense weight, and numbers added.
+        A table with one row for each operator: operations with source lines, axes that
+        each factor holds, plan, FLOPs beside those of a dense weight, numbers added and
+        trained.
 
     Raises:
         ValueError: If no argument holds an operator.
@@ -123,18 +136,27 @@ def explain(
         raise ValueError(
             "explain: no argument holds an operator. Apply a transform first."
         )
-    return Explanation(tuple(_leaf(seen[-1], slot, plan) for slot in _slots(seen[-1])))
+    call, trained = seen[-1], None if trainable is None else _trained(trainable)
+    slots = range(len(call.paths))
+    return Explanation(tuple(_leaf(call, slot, plan, trained) for slot in slots))
 
 
-def _slots(call: Evaluated) -> range:
-    return range(len(call.paths))
+def _trained(trainable: PyTree) -> dict[Path, int]:
+    """Trained numbers by path."""
+    counts: dict[Path, int] = {}
+    for part in state_parts(trainable):
+        for path, leaf in part.items():
+            size = sum(x.size for x in jax.tree.leaves(leaf))
+            counts[path] = counts.get(path, 0) + size
+    return counts
 
 
-def _leaf(call: Evaluated, slot: int, plan: Plan | None) -> ExplainedLeaf:
+def _leaf(
+    call: Evaluated, slot: int, plan: Plan | None, trained: dict[Path, int] | None
+) -> ExplainedLeaf:
     op, path = call.operators[slot], call.paths[slot]
     mine = [use for use in call.uses if use.slot == slot]
-    own = [getattr(op, name) for name in op.fields if name not in op.base_fields]
-    rows = _show.tree_rows(own)
+    added = [_added(term) for term in split(op)[1] or (op,)]
     return ExplainedLeaf(
         path=path,
         shape=op.shape,
@@ -144,9 +166,21 @@ def _leaf(call: Evaluated, slot: int, plan: Plan | None) -> ExplainedLeaf:
         plan=_plan(mine, plan_of(path, plan)),
         flops=sum(use.flops for use in mine),
         dense_flops=sum(use.dense_flops for use in mine),
-        parameters=sum(row.count for row in rows if row.count != 1) or 0,
-        nbytes=sum(row.nbytes for row in rows),
+        parameters=sum(count for count, _ in added),
+        trainable=None if trained is None else trained.get(path, 0),
+        nbytes=sum(nbytes for _, nbytes in added),
     )
+
+
+_SETTINGS = ("scale", "key", "rate")
+
+
+def _added(op: Any) -> tuple[int, int]:
+    """Numbers and bytes that one operator adds to its base."""
+    own = {n: getattr(op, n) for n in op.fields if n not in op.base_fields}
+    numbers = {n: v for n, v in own.items() if n not in _SETTINGS}
+    count = sum(row.count for row in _show.tree_rows(numbers))
+    return count, sum(row.nbytes for row in _show.tree_rows(own))
 
 
 def _operation(use: Use) -> str:

@@ -13,7 +13,7 @@ from lowrank._base import Path, PyTree, is_operator
 from lowrank.lifting import _control_flow, _products, _structure
 from lowrank.lifting._evaluate import evaluate
 from lowrank.lifting._frame import Frame, Session, Use, Value
-from lowrank.lifting._plan import Plan, check_plan, planned
+from lowrank.lifting._plan import Plan, check_matches, check_plan, planned
 from lowrank.lifting._refusal import refuse, refuse_mismatch, refuse_unused
 from lowrank.operators import _dispatch as ask
 
@@ -110,6 +110,7 @@ def evaluated(
     paths = _paths([keypath for keypath, _ in flat], where)
     operators = [leaves[i] for i in where]
     _check(paths, operators)
+    check_matches(plan, paths)
     closed, dynamic, rebuild = _stage(fn, leaves, treedef)
     frame, values = Frame(session), []
     slot_of = {i: slot for slot, i in enumerate(where)}

@@ -1,9 +1,10 @@
 """Ways to run the product with a low-rank weight, chosen by path."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from lowrank import _tree
 from lowrank._base import Operator, Path
 
 Plan = Mapping[str, str]
@@ -19,6 +20,20 @@ def check_plan(plan: Plan | None) -> None:
     wrong = {k: v for k, v in (plan or {}).items() if v not in PLANS}
     if wrong:
         raise ValueError(f"lift: unknown plan {wrong}. Use one of {PLANS}.")
+
+
+def check_matches(plan: Plan | None, paths: Sequence[Path]) -> None:
+    """Refuse expressions that match no operator.
+
+    Raises:
+        ValueError: If there are any.
+    """
+    idle = [r for r in plan or {} if not any(re.search(r, path) for path in paths)]
+    if idle:
+        near = ", ".join(f"'{path}'" for path in _tree.nearest(idle, paths))
+        raise ValueError(
+            f"lift: the plan's {idle} match no operator; the nearest paths are {near}."
+        )
 
 
 def plan_of(path: Path, plan: Plan | None) -> str:

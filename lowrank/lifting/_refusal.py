@@ -23,8 +23,8 @@ def refuse(uses: Iterable[Use], paths: Sequence[Path]) -> None:
     )
     raise LiftError(
         f"lift: no factored form of {'; '.join(lines)}. Leave the leaf out with "
-        'select=, or pass on_dense="allow" to form the weight there (lrk.explain lists '
-        "what that costs)."
+        'select=, or pass on_dense="allow" to form the weight there; lrk.explain shows '
+        "every use."
     )
 
 

@@ -311,3 +311,26 @@ def test_refuses_what_is_no_key(key):
 def test_raw_key_data_draws_as_the_key():
     raw = jax.random.key_data(KEY)
     assert_close(lrk.lora(2).init(raw, PARAMS), lrk.lora(2).init(KEY, PARAMS))
+
+
+def test_a_select_that_is_no_predicate_is_refused_in_the_factory():
+    message = r"lora: select must be a function.*lrk\.matching\('kernel'\)"
+    with untyped(), pytest.raises(TypeError, match=message):
+        lrk.lora(2, select="kernel")
+
+
+def test_a_scale_that_is_no_number_is_refused_in_the_factory():
+    with untyped(), pytest.raises(TypeError, match="lora: alpha must be a number"):
+        lrk.lora(2, alpha="16")
+
+
+def test_swapped_arguments_of_init_are_told_without_their_numbers():
+    params = {"w": jnp.ones((4, 3))}
+    message = r"lora: expected one random key, got dict\. Keys come first"
+    with untyped(), pytest.raises(TypeError, match=message):
+        lrk.lora(2).init(params, jax.random.key(0))
+
+
+def test_a_tree_without_arrays_is_refused():
+    with pytest.raises(ValueError, match="lora: the tree holds no arrays"):
+        lrk.lora(2).init(jax.random.key(0), {})

@@ -488,3 +488,10 @@ def test_refuses_what_is_no_key():
     message = "lori: expected one random key, got None"
     with untyped(), pytest.raises(TypeError, match=message):
         lrk.lori(2).init(None, PARAMS)
+
+
+def test_a_state_of_another_transform_is_refused_by_path():
+    params = {"w": jnp.ones((4, 3)), "v": jnp.ones((4, 3))}
+    other = lrk.lora(2).init(jax.random.key(0), params)
+    with pytest.raises(ValueError, match="'v' lacks fixed 'seed'; 'w' lacks fixed"):
+        lrk.lori(2).apply(params, other)

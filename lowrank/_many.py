@@ -88,6 +88,10 @@ def _edit_packed(state: State, edit: Any) -> State:
 def _pad(state: State, lengths: dict[tuple[int, Path], int]) -> State:
     def edit(where: tuple[int, Path], b: Array, index: Array) -> tuple[Array, Array]:
         extra = [(0, 0)] * (index.ndim - 1) + [(0, lengths[where] - index.shape[-1])]
+        if _compat.is_concrete(b) and _compat.is_concrete(index):
+            # On the host: every length would compile a program of its own.
+            padded = np.pad(index, extra, constant_values=PADDING)
+            return jnp.asarray(np.pad(b, extra)), jnp.asarray(padded)
         return jnp.pad(b, extra), jnp.pad(index, extra, constant_values=PADDING)
 
     return _edit_packed(state, edit)

@@ -142,14 +142,15 @@ def _task(grid: Grid, task: str) -> list[Block]:
             digits=digits,
             notes=notes,
             sources=sources,
-            caption=_caption(probe),
+            caption=_caption(task, probe),
         ),
     ]
 
 
-def _caption(probe: Cell | None) -> str:
-    """Names the classes and the number of test examples."""
-    text = "Test accuracy with 95 % bootstrap intervals over examples"
+def _caption(task: str, probe: Cell | None) -> str:
+    """Names the task, its classes and the number of test examples."""
+    name = TITLES[task][0].upper() + TITLES[task][1:]
+    text = f"{name}: test accuracy with 95 % bootstrap intervals over examples"
     if probe is None:
         return f"{text}."
     facts = probe.records[0].metrics["data"]

@@ -8,7 +8,7 @@ methods must beat. Then the four adapters are merged, each task keeping its own 
 
 Command: python -m benchmarks run quickstart
 Paper: LoRI, arXiv:2504.07448, has other models and tasks: no number of it stands here.
-Cost: 8 min on 2 cores, 116 MB of downloads once
+Cost: 9 min on 2 cores, 116 MB of downloads once
 Rows: 16
 """
 

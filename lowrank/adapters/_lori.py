@@ -121,7 +121,8 @@ def lori(
             if kept is not None:
                 fixed[path]["index"] = jnp.asarray(kept[path].index)
                 size = kept[path].index.shape
-            trainable[path] = {"b": jnp.zeros(size, jnp.float32)}
+            # From the host: `jnp.zeros` would compile once for each number of ones.
+            trainable[path] = {"b": jnp.asarray(np.zeros(size, np.float32))}
         return State(trainable, fixed)
 
     def apply(params: PyTree, state: State, *, key: Array | None = None) -> PyTree:

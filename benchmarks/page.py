@@ -27,7 +27,7 @@ _STYLE = """
 body { margin: 0; background: var(--paper); color: var(--ink); font: 16px/1.55
   ui-sans-serif, system-ui, "Segoe UI", "Helvetica Neue", Arial, sans-serif;
   -webkit-text-size-adjust: 100%; }
-main, footer { max-width: 56rem; margin: 0 auto; padding: 0 1.25rem; }
+main, footer { max-width: 64rem; margin: 0 auto; padding: 0 1.25rem; }
 header { margin: 3.5rem 0 2.25rem; }
 h1 { font-size: 1.9rem; line-height: 1.2; margin: 0; font-weight: 650;
   letter-spacing: -0.015em; overflow-wrap: anywhere; }

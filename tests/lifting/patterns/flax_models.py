@@ -255,7 +255,7 @@ PATTERNS = (
         "nnx_remat",
         _nnx(NnxRemat, 64, D, returns=nnx.BatchStat),
         _dense("first/up", "second/up", "second/down"),
-        bound=0.85,
+        bound=0.9,  # 0.855 with jax 0.11 and 0.12, as for remat
     ),
     Pattern("nnx_scan", _nnx(NnxStack, 64, D), _layers("blocks"), bound=0.75),
     Pattern(

@@ -6,17 +6,24 @@ import jax
 import numpy as np
 import pytest
 
+from benchmarks.data import CATALOG, minilm_dir
 from lowrank.models import encode, functional, load_bert, load_tokenizer, mean_pool
 
-FOLDER = os.environ.get("LOWRANK_MINILM_DIR")
+
+def folder():
+    """Where the encoder lies: a named folder, or the cache that quickstart fills."""
+    if named := os.environ.get("LOWRANK_MINILM_DIR"):
+        return named
+    return minilm_dir() if CATALOG["minilm"].cached() else None
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(
-    not FOLDER, reason="LOWRANK_MINILM_DIR names no folder with all-MiniLM-L6-v2"
-)
 def test_similarities_of_sentences():
-    model, config = load_bert(FOLDER)
+    if (where := folder()) is None:
+        pytest.skip(
+            "all-MiniLM-L6-v2 is neither cached nor named by LOWRANK_MINILM_DIR"
+        )
+    model, config = load_bert(where)
     assert config.num_hidden_layers == 6
     texts = [
         "That is a happy person",
@@ -24,7 +31,7 @@ def test_similarities_of_sentences():
         "That is a happy dog",
         "Today is a sunny day",
     ]
-    ids, mask = encode(load_tokenizer(FOLDER), texts, 16)
+    ids, mask = encode(load_tokenizer(where), texts, 16)
     apply, params = functional(
         model, lambda model, ids, mask: mean_pool(model(ids, mask), mask)
     )

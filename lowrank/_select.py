@@ -1,7 +1,7 @@
 """Predicates `select(path, leaf) -> bool` that say which leaves a transform touches."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import jax
@@ -117,6 +117,26 @@ def neither(*selects: Select) -> Select:
     return lambda path, leaf: not any(select(path, leaf) for select in selects)
 
 
+class _Masked(NamedTuple):
+    """A predicate that knows all its paths, so that all that lack can be named."""
+
+    flags: dict[Path, bool]
+
+    def __call__(self, path: Path, leaf: jax.ShapeDtypeStruct) -> bool:
+        del leaf
+        self.cover([path])
+        return self.flags[path]
+
+    def cover(self, paths: Iterable[Path]) -> None:
+        """Refuse paths that the tree of bools lacks."""
+        missing = [path for path in paths if path not in self.flags]
+        if missing:
+            raise ValueError(
+                f"masked: the tree of bools has no {_tree.quoted(missing)}. Make it "
+                "from the parameters with jax.tree.map."
+            )
+
+
 def masked(tree: PyTree) -> Select:
     """Select by a pytree of booleans of the same structure as the parameters.
 
@@ -139,16 +159,7 @@ def masked(tree: PyTree) -> Select:
     if wrong:
         raise ValueError(f"masked: expected a bool at {wrong}. Use True or False.")
 
-    def select(path: Path, leaf: jax.ShapeDtypeStruct) -> bool:
-        del leaf
-        if path not in flags:
-            raise ValueError(
-                f"masked: the tree of bools has no '{path}'. Make it from the "
-                "parameters with jax.tree.map."
-            )
-        return flags[path]
-
-    return select
+    return _Masked(flags)
 
 
 def check_select(who: str, select: Any) -> None:
@@ -173,6 +184,8 @@ def selected(who: str, params: PyTree, select: Select) -> dict[Path, Any]:
     """
     tree = _tree.leaves(who, params)
     chosen = {p: leaf for p, leaf in tree.items() if select(p, as_struct(leaf))}
+    if isinstance(select, _Masked):
+        select.cover(tree)
     if not tree:
         raise ValueError(f"{who}: the tree holds no arrays. Pass the parameters.")
     if not chosen:

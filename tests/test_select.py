@@ -73,6 +73,13 @@ def test_masked_refuses_a_path_that_it_lacks():
         chosen(lrk.masked({"query": {"kernel": True}}))
 
 
+def test_a_transform_names_every_path_that_masked_lacks():
+    params = {"a": jnp.ones(2), "b": jnp.ones(2), "c": jnp.ones(2)}
+    tx = lrk.full(select=lrk.masked({"b": True}))
+    with pytest.raises(ValueError, match="the tree of bools has no 'a', 'c'"):
+        tx.init(jax.random.key(0), params)
+
+
 def test_the_predicate_sees_paths_and_shapes_of_operators_too():
     seen = {}
 

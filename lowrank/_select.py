@@ -183,9 +183,9 @@ def selected(who: str, params: PyTree, select: Select) -> dict[Path, Any]:
             selected paths.
     """
     tree = _tree.leaves(who, params)
-    chosen = {p: leaf for p, leaf in tree.items() if select(p, as_struct(leaf))}
     if isinstance(select, _Masked):
         select.cover(tree)
+    chosen = {p: leaf for p, leaf in tree.items() if select(p, as_struct(leaf))}
     if not tree:
         raise ValueError(f"{who}: the tree holds no arrays. Pass the parameters.")
     if not chosen:

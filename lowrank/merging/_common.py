@@ -1,6 +1,6 @@
 """What every merge does first: take the terms off one shared base."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -9,7 +9,7 @@ import numpy as np
 
 from lowrank import _compat, _tree
 from lowrank._adapted import split
-from lowrank._base import Array, Operator, Path, PyTree, is_operator
+from lowrank._base import Operator, Path, PyTree, is_operator
 from lowrank.operators import LowRank
 
 
@@ -113,6 +113,8 @@ def check_axes(who: str, found: Mapping[Path, Parts]) -> None:
 def check_weights(who: str, weights: Any, number: int) -> list[Any]:
     """One weight for each tree; ones where none are given.
 
+    A weight is a number, or a mapping from paths to numbers.
+
     Raises:
         ValueError: If their number is wrong, one is no scalar, or a concrete one is not
             finite.
@@ -120,19 +122,48 @@ def check_weights(who: str, weights: Any, number: int) -> list[Any]:
     if weights is None:
         return [1.0] * number
     try:
-        listed: list[Array | float] = list(weights)
+        listed: list[Any] = list(weights)
     except TypeError:
         raise ValueError(
             f"{who}: expected {number} weights, one number for each tree, got "
             f"{weights!r}."
         ) from None
-    if len(listed) != number or any(np.shape(w) != () for w in listed):
-        shapes = [np.shape(w) for w in listed]
+    flat = [x for w in listed for x in (w.values() if isinstance(w, Mapping) else [w])]
+    if len(listed) != number or any(np.shape(w) != () for w in flat):
+        shapes = [np.shape(w) for w in flat]
         raise ValueError(
             f"{who}: expected {number} weights, one number for each tree, got "
             f"{len(listed)} of shapes {shapes}."
         )
-    numbers = [w for w in listed if not hasattr(w, "aval") or _compat.is_concrete(w)]
+    numbers = [w for w in flat if not hasattr(w, "aval") or _compat.is_concrete(w)]
     if not all(np.isfinite(np.asarray(w)).all() for w in numbers):
         raise ValueError(f"{who}: the weights must be finite, got {listed}.")
     return listed
+
+
+def weights_by_path(
+    who: str, weights: Any, number: int, paths: Iterable[Path]
+) -> dict[Path, list[Any]]:
+    """For each adapted leaf, one weight of each tree.
+
+    Args:
+        who: Name of the merge, for messages.
+        weights: None for ones; or for each tree a number, or a mapping from each
+            adapted path to a number.
+        number: How many trees there are.
+        paths: The leaves that any tree adapts.
+
+    Raises:
+        ValueError: As `check_weights`; or if a mapping lacks an adapted path, or has a
+            path that no tree adapts. All are named.
+    """
+    listed, known = check_weights(who, weights, number), list(paths)
+    maps = [w for w in listed if isinstance(w, Mapping)]
+    missing = [f"'{p}'" for p in known if any(p not in w for w in maps)]
+    extra = dict.fromkeys(f"'{p}'" for w in maps for p in w if p not in known)
+    if missing or extra:
+        raise ValueError(
+            f"{who}: weights by path must name the adapted leaves: missing "
+            f"{', '.join(missing) or 'none'}; not adapted {', '.join(extra) or 'none'}."
+        )
+    return {p: [w[p] if isinstance(w, Mapping) else w for w in listed] for p in known}

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 
 from lowrank import _tree
 from lowrank._base import Array, PyTree
-from lowrank.merging._common import Parts, check_axes, check_weights, parts
+from lowrank.merging._common import Parts, check_axes, parts, weights_by_path
+from lowrank.merging._factors import check_terms
 from lowrank.operators import Delta, LowRank
 from lowrank.operators._dispatch import scaled
 
@@ -21,7 +22,8 @@ def concat(trees: Sequence[PyTree], weights: Any = None) -> PyTree:
 
     Args:
         trees: Adapted trees over one base; ranks may differ.
-        weights: One number for each tree; None for ones. May be traced.
+        weights: For each tree a number, or a mapping from every adapted path to one;
+            None for ones. May be traced.
 
     Returns:
         One adapted tree over the same base. A leaf that no tree adapts is the base leaf
@@ -45,21 +47,14 @@ def concat(trees: Sequence[PyTree], weights: Any = None) -> PyTree:
         the merge named "concat" in Zhang et al., LoRI, 2025, arXiv:2504.07448.
     """
     found = parts("concat", trees)
-    numbers = check_weights("concat", weights, len(trees))
-    odd = [
-        f"'{path}' ({type(term).__name__})"
-        for path, leaf in found.items()
-        for terms in leaf.terms
-        for term in terms
-        if type(term) not in (LowRank, Delta)
-    ]
-    if odd:
-        raise ValueError(
-            f"concat: no exact sum at {', '.join(dict.fromkeys(odd))}. Merge low-rank "
-            "terms and plain deltas; evaluate dropout states under dropout=0."
-        )
+    adapted = [path for path, leaf in found.items() if any(leaf.terms)]
+    numbers = weights_by_path("concat", weights, len(trees), adapted)
+    check_terms("concat", found)
     check_axes("concat", found)
-    merged = {path: _merge(leaf, numbers) for path, leaf in found.items()}
+    merged = {
+        path: _merge(leaf, numbers[path]) if path in numbers else leaf.base
+        for path, leaf in found.items()
+    }
     return _tree.replace("concat", trees[0], merged)
 
 

@@ -175,7 +175,7 @@ def test_refuses_terms_without_an_exact_sum_and_names_them_all():
     state = tx.init(KEY, PARAMS)
     random = tx.apply(PARAMS, state, key=KEY)
     message = (
-        r"concat: no exact sum at 'first/kernel' \(DropoutLowRank\), 'heads/kernel' "
+        r"concat: cannot merge 'first/kernel' \(DropoutLowRank\), 'heads/kernel' "
         r"\(DropoutLowRank\), 'layers/kernel' \(DropoutLowRank\)\. Merge .* dropout=0"
     )
     with pytest.raises(ValueError, match=message):

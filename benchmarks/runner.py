@@ -165,8 +165,19 @@ class Session:
         self.reused: set[str] = set()
         self.written: dict[str, str] = {}
         self._force = force
+        self._results = pathlib.Path(results)
         self._command = command or f"python -m benchmarks run {table}"
         self._arrays_written: set[str] = set()
+
+    def beside(self, name: str) -> "Session":
+        """Returns a session of the same run under another name, to share arrays."""
+        return Session(
+            name,
+            self._results,
+            smoke=self.smoke,
+            force=self._force,
+            command=self._command,
+        )
 
     def row(self, row_id: str, **config: Any) -> records.Record | None:
         """Returns the record of a row if it was run with this very config.

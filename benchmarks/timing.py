@@ -103,6 +103,7 @@ def compare(
     baseline: str | None = None,
     seed: int = 0,
     inner: int = 1,
+    after: Mapping[str, Callable[[], Any]] | None = None,
 ) -> Comparison:
     """Times callables against each other.
 
@@ -114,6 +115,8 @@ def compare(
         seed: Seed of the order within each round.
         inner: Calls within one timing, for callables of a few microseconds; times
             are per call.
+        after: By name, what is called after each timing of that callable and is not
+            timed itself: what undoes the call's side effects.
 
     Returns:
         A comparison of one process. Garbage collection is off while it measures.
@@ -130,9 +133,11 @@ def compare(
             f"compare: expected rounds >= 1, inner >= 1 and a baseline among {names}, "
             f"got {rounds}, {inner} and {baseline!r}. Name one of the callables."
         )
+    undo = {name: lambda: None for name in names} | dict(after or {})
     for name in names:
         for _ in range(warmup):
             jax.block_until_ready(callables[name]())
+            undo[name]()
     wall = {name: np.zeros((1, rounds)) for name in names}
     cpu = {name: np.zeros((1, rounds)) for name in names}
     order = generator(seed)
@@ -149,6 +154,7 @@ def compare(
                 wall_end, cpu_end = time.perf_counter_ns(), time.process_time_ns()
                 wall[name][0, i] = max(wall_end - wall_start, 1) / inner / 1e6
                 cpu[name][0, i] = (cpu_end - cpu_start) / inner / 1e6
+                undo[name]()
     finally:
         if collecting:
             gc.enable()

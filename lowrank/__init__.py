@@ -9,8 +9,22 @@ from lowrank._axes import Axes
 from lowrank._base import Operator, State, Transform
 from lowrank._combine import chain, count, identity, select_paths
 from lowrank._many import in_axes, map_tasks, stack, unstack
+from lowrank._partition import combine, partition
 from lowrank._select import both, either, is_matrix, masked, matching, neither
-from lowrank.adapters import full, lora, lori, lori_mask
+from lowrank.adapters import (
+    TwoStage,
+    dora,
+    full,
+    hydra,
+    lora,
+    lori,
+    lori_mask,
+    lori_two_stage,
+    magnitude,
+    mtl_lora,
+    random_mask,
+    score_mask,
+)
 from lowrank.lifting import Explanation, LiftError, explain, lift, trace_axes
 from lowrank.operators import Delta, LowRank
 
@@ -24,14 +38,18 @@ __all__ = [
     "State",
     "Summary",
     "Transform",
+    "TwoStage",
     "adapters",
     "base",
     "both",
     "chain",
+    "combine",
     "count",
+    "dora",
     "either",
     "explain",
     "full",
+    "hydra",
     "identity",
     "in_axes",
     "is_matrix",
@@ -41,13 +59,19 @@ __all__ = [
     "lora",
     "lori",
     "lori_mask",
+    "lori_two_stage",
+    "magnitude",
     "map_tasks",
     "masked",
     "matching",
     "materialize",
     "merging",
+    "mtl_lora",
     "neither",
     "operators",
+    "partition",
+    "random_mask",
+    "score_mask",
     "select_paths",
     "split",
     "stack",

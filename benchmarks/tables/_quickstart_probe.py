@@ -30,6 +30,7 @@ def fit_probe(
     valid: tuple[np.ndarray, np.ndarray],
     classes: int,
     strengths: Sequence[float] = STRENGTHS,
+    outputs: int = CLASSES,
 ) -> Probe:
     """Logistic regression on standardised features, its penalty tuned.
 
@@ -42,9 +43,10 @@ def fit_probe(
         valid: The same of the validation split.
         classes: How many classes there are.
         strengths: Penalties to try.
+        outputs: The head is padded to so many.
 
     Returns:
-        The probe, padded to `CLASSES` outputs.
+        The probe.
     """
     x, y = train[0].astype(np.float64), train[1]
     mean, scale = x.mean(axis=0), x.std(axis=0) + 1e-6
@@ -54,8 +56,8 @@ def fit_probe(
         weights = _minimise(x, y, weights, strength)
         kernel = weights[:-1] / scale[:, None]
         head = Head(
-            _padded(kernel.astype(np.float32)),
-            _padded((weights[-1] - mean @ kernel).astype(np.float32)),
+            _padded(kernel.astype(np.float32), outputs),
+            _padded((weights[-1] - mean @ kernel).astype(np.float32), outputs),
         )
         loss = nll(head.logits(valid[0], classes), valid[1])
         if best is None or loss < best.loss:
@@ -88,7 +90,7 @@ def _minimise(
     return found.x.reshape(start.shape)
 
 
-def _padded(array: np.ndarray) -> np.ndarray:
+def _padded(array: np.ndarray, outputs: int) -> np.ndarray:
     """Zeros for the classes that the task lacks."""
-    extra = [(0, 0)] * (array.ndim - 1) + [(0, CLASSES - array.shape[-1])]
+    extra = [(0, 0)] * (array.ndim - 1) + [(0, outputs - array.shape[-1])]
     return np.pad(array, extra)

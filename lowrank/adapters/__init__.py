@@ -1,8 +1,26 @@
 """Adapters: transforms that add trainable terms to frozen weights."""
 
+from lowrank.adapters._dora import dora, magnitude
 from lowrank.adapters._full import full
+from lowrank.adapters._hydra import hydra
 from lowrank.adapters._lora import lora
 from lowrank.adapters._lori import lori
+from lowrank.adapters._lori_controls import random_mask, score_mask
 from lowrank.adapters._lori_mask import lori_mask
+from lowrank.adapters._lori_recipe import TwoStage, lori_two_stage
+from lowrank.adapters._mtl_lora import mtl_lora
 
-__all__ = ["full", "lora", "lori", "lori_mask"]
+__all__ = [
+    "TwoStage",
+    "dora",
+    "full",
+    "hydra",
+    "lora",
+    "lori",
+    "lori_mask",
+    "lori_two_stage",
+    "magnitude",
+    "mtl_lora",
+    "random_mask",
+    "score_mask",
+]

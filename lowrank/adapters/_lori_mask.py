@@ -15,12 +15,12 @@ from lowrank._base import Array, Path, State
 from lowrank._combine import state_parts
 
 
-def keep_largest(values: Array, count: int) -> Array:
-    """A 0/1 vector with ones at the `count` largest entries by size.
+def keep_largest(values: Array, density: float) -> Array:
+    """A 0/1 vector with ones at the `max(1, int(density * N))` largest of `N` entries.
 
     Ties go to the earlier entry, so the number of ones is exact.
     """
-    _, index = jax.lax.top_k(jnp.abs(values), count)
+    _, index = jax.lax.top_k(values, max(1, int(density * values.size)))
     return jnp.zeros(values.shape, bool).at[index].set(True)
 
 
@@ -68,25 +68,64 @@ def lori_mask(
         Zhang et al., LoRI, 2025, arXiv:2504.07448; the authors' `extract_mask.py`
         (`get_model_mask` is the scope that they use).
     """
+    check_density("lori_mask", density)
+    size = {path: jnp.abs(b) for path, b in _factors(state).items()}
+    keep = lambda _, values: keep_largest(values, density)  # noqa: E731
+    return by_group("lori_mask", size, scope, axes, keep)
+
+
+def check_density(who: str, density: float) -> None:
+    """Refuse what is no share.
+
+    Raises:
+        ValueError: If the density lies outside (0, 1].
+    """
     if not 0 < density <= 1:
-        raise ValueError(f"lori_mask: density must lie in (0, 1], got {density}.")
-    group = _group(scope)
-    found = _factors(state)
-    names = {p: group(p, _stack(b, p, axes)) for p, b in found.items()}
-    parts: dict[Hashable, list[tuple[Path, int]]] = {}
+        raise ValueError(f"{who}: density must lie in (0, 1], got {density}.")
+
+
+# A leaf, or the part of it that one place of its stack holds.
+Piece = tuple[Path, int]
+
+
+def by_group(
+    who: str,
+    values: Mapping[Path, Array],
+    scope: str | Callable[[Path], str],
+    axes: Mapping[Path, Axes] | None,
+    change: Callable[[Piece, Array], Array],
+) -> dict[Path, Array]:
+    """Change the entries of each group together, as one vector.
+
+    Args:
+        who: Name of the caller, for messages.
+        values: Arrays by path, each of the shape of its `B`.
+        scope: Which entries are one group; as for `lori_mask`.
+        axes: Axes by path.
+        change: From a group's first piece and its entries to as many new entries.
+
+    Returns:
+        The new entries by path, where the old ones were.
+
+    Raises:
+        ValueError: If there is no such scope.
+    """
+    group = _group(who, scope)
+    names = {p: group(p, _stack(x, p, axes)) for p, x in values.items()}
+    parts: dict[Hashable, list[Piece]] = {}
     for path, own in names.items():
         for i, name in enumerate(own):
             parts.setdefault(name, []).append((path, i))
-    rows = {p: b.reshape(len(names[p]), -1) for p, b in found.items()}
-    pieces: dict[tuple[Path, int], Array] = {}
+    rows = {p: x.reshape(len(names[p]), -1) for p, x in values.items()}
+    pieces: dict[Piece, Array] = {}
     for members in parts.values():
         flat = jnp.concatenate([rows[path][i] for path, i in members])
-        keep = keep_largest(flat, max(1, int(density * flat.size)))
         ends = np.cumsum([rows[path].shape[1] for path, _ in members])[:-1]
-        pieces |= zip(members, jnp.split(keep, ends), strict=True)
+        new = jnp.split(change(members[0], flat), ends)
+        pieces |= zip(members, new, strict=True)
     return {
         path: jnp.stack([pieces[path, i] for i in range(len(own))]).reshape(
-            found[path].shape
+            values[path].shape
         )
         for path, own in names.items()
     }
@@ -114,7 +153,7 @@ _SCOPES: dict[str, Groups] = {
 }
 
 
-def _group(scope: Any) -> Groups:
+def _group(who: str, scope: Any) -> Groups:
     """How a scope divides the leaves.
 
     Raises:
@@ -124,7 +163,7 @@ def _group(scope: Any) -> Groups:
         return lambda path, _: [scope(path)]
     if scope not in _SCOPES:
         raise ValueError(
-            f"lori_mask: unknown scope {scope!r}. Use one of {tuple(_SCOPES)}, or a "
+            f"{who}: unknown scope {scope!r}. Use one of {tuple(_SCOPES)}, or a "
             "function from a path to a name."
         )
     return _SCOPES[scope]

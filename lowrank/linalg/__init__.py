@@ -1,5 +1,15 @@
 """Arrays in, arrays out: the linear algebra that families share."""
 
+from lowrank.linalg._factored_polar import factored_polar, support
+from lowrank.linalg._factored_svd import factored_svd
+from lowrank.linalg._largest import largest
 from lowrank.linalg._product import labelled_product, regroup
 
-__all__ = ["labelled_product", "regroup"]
+__all__ = [
+    "factored_polar",
+    "factored_svd",
+    "labelled_product",
+    "largest",
+    "regroup",
+    "support",
+]

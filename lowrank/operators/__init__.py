@@ -3,6 +3,8 @@
 from lowrank.operators._delta import Delta
 from lowrank.operators._dropout import DropoutLowRank
 from lowrank.operators._lowrank import LowRank
+from lowrank.operators._magnitude import Magnitude
+from lowrank.operators._routed import Routed
 from lowrank.operators._specs import Contraction, Convolution, Gather
 
 __all__ = [
@@ -12,4 +14,6 @@ __all__ = [
     "DropoutLowRank",
     "Gather",
     "LowRank",
+    "Magnitude",
+    "Routed",
 ]

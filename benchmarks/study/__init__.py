@@ -1,0 +1,1 @@
+"""What the studies share: a cut encoder, training of many adapters, scores."""

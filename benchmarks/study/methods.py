@@ -1,0 +1,179 @@
+"""The methods of the studies: transforms, what they train, and the masks compared."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import lowrank as lrk
+from benchmarks.study.encoder import Cut, kernels
+
+SCALE = 2.0  # alpha / rank, as in the authors' scripts
+ATTENTION = "/attention/"
+
+
+class Method(NamedTuple):
+    """A method of the tables.
+
+    Attributes:
+        title: What tables call it.
+        kind: Which transform it trains: `lora`, `full` or `dora`.
+        trains_a: Whether `A` is trained.
+        mask: How its mask on `B` is found, or an empty string for none.
+        density: Share of `B` that the mask keeps.
+        steps: Its steps, as a multiple of the others'.
+        rank: Rank that it trains; 0 for the rank of the study.
+        only: What a path must hold to be trained; empty for all.
+        fresh_a: Whether its `A` is drawn anew after its mask was found.
+    """
+
+    title: str
+    kind: str = "lora"
+    trains_a: bool = False
+    mask: str = ""
+    density: float = 1.0
+    steps: int = 1
+    rank: int = 0
+    only: str = ""
+    fresh_a: bool = False
+
+
+HEADLINE = {
+    "lora": Method("LoRA", trains_a=True),
+    "lori-d": Method("LoRI-D"),
+    "lori-s": Method("LoRI-S: largest |B|, all layers", mask="model", density=0.1),
+    "random-leaf": Method("random, same counts per matrix", mask="leaf", density=0.1),
+    "random": Method("random, anywhere", mask="random", density=0.1),
+    "smallest": Method("smallest |B|", mask="smallest", density=0.1),
+    "gradient": Method("largest |gradient| at init", mask="gradient", density=0.1),
+    "other-task": Method("another task's mask", mask="other", density=0.1),
+    "kept": Method("LoRI's mask, B kept", mask="kept", density=0.1),
+    "redrawn": Method(
+        "LoRI's mask, A drawn anew", mask="model", density=0.1, fresh_a=True
+    ),
+    "lora-small": Method(
+        "LoRA, rank 1, attention only", trains_a=True, rank=1, only=ATTENTION
+    ),
+    "lora-twice": Method("LoRA, twice the steps", trains_a=True, steps=2),
+    "lori-d-twice": Method("LoRI-D, twice the steps", steps=2),
+    "dora": Method("DoRA", kind="dora", trains_a=True),
+    "full": Method("full fine-tuning", kind="full"),
+}
+DENSITIES = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.01)
+SWEEP = {
+    **{
+        f"density-{density:g}": Method(
+            f"LoRI-S, density {density:g}", mask="model", density=density
+        )
+        for density in DENSITIES
+    },
+    **{
+        f"scope-{scope}": Method(
+            f"LoRI-S, scope {scope}", mask=f"scope-{scope}", density=0.1
+        )
+        for scope in ("projection", "layer", "matrix")
+    },
+}
+METHODS = HEADLINE | SWEEP
+
+
+def transform(method: Method, cut: Cut, rank: int) -> lrk.Transform:
+    """The transform that a method trains."""
+    if method.kind == "full":
+        return lrk.full(select=kernels(cut))
+    make = lrk.dora if method.kind == "dora" else lrk.lora
+    return make(rank, alpha=SCALE * rank, select=kernels(cut))
+
+
+def keep(method: Method, trainable: Any, mask: Mapping[str, Any] | None) -> Any:
+    """What multiplies the gradient of each trainable leaf: 0 where it is frozen."""
+    if method.kind != "lora":
+        return jax.tree.map(lambda _: np.float32(1), trainable)
+    found = {}
+    for path, own in trainable.items():
+        used = np.float32(method.only in path)
+        a = np.ones_like(own["a"]) * np.float32(method.trains_a) * used
+        b = np.ones_like(own["b"]) * used
+        if method.rank:
+            a, b = (
+                a * _first(a.shape[1], method.rank),
+                b * _first(b.shape[0], method.rank)[:, None],
+            )
+        if mask is not None:
+            b = b * np.asarray(mask[path], np.float32)
+        found[path] = {"a": a, "b": b}
+    return found
+
+
+def _first(number: int, kept: int) -> np.ndarray:
+    return (np.arange(number) < kept).astype(np.float32)
+
+
+def start(method: Method, state: lrk.State, mask: Any, dense: lrk.State | None) -> Any:
+    """What a method's training starts from; factors that it leaves out are zero."""
+    state = jax.tree.map(np.asarray, state)
+    if method.kind != "lora":
+        return state
+    own = keep(method._replace(trains_a=True), state.trainable, mask)
+    found = {}
+    for path, leaf in state.trainable.items():
+        a, b = leaf["a"] * (own[path]["a"] != 0), leaf["b"]
+        if method.mask == "kept" and dense is not None:
+            b = np.asarray(dense.trainable[path]["b"]) * own[path]["b"]
+        found[path] = {"a": a, "b": b}
+    return state._replace(trainable=found)
+
+
+def mask_of(
+    method: Method, dense: lrk.State | None, scores: Any, key: Any
+) -> dict[str, np.ndarray] | None:
+    """The mask on `B` of a method.
+
+    Args:
+        method: The method.
+        dense: The trained LoRI-D state that masks are read off: of another task for the
+            mask of another task.
+        scores: For the gradient's mask, the gradient at the start.
+        key: For random masks.
+    """
+    if not method.mask:
+        return None
+    how, density = method.mask, method.density
+    if how == "gradient":
+        size = jax.tree.map(jnp.abs, scores)
+        return _host(lrk.score_mask(size, density=density))
+    own = {p: {"b": jnp.asarray(x["b"])} for p, x in dense.trainable.items()}
+    if how == "smallest":
+        small = jax.tree.map(lambda b: -jnp.abs(b), own)
+        return _host(lrk.score_mask(small, density=density))
+    scope = how.removeprefix("scope-") if how.startswith("scope-") else "model"
+    mask = lrk.lori_mask(lrk.State(own, {}), density=density, scope=scope)
+    if how in ("leaf", "random"):
+        scope = "matrix" if how == "leaf" else "model"
+        mask = lrk.random_mask(key, mask, scope=scope)
+    return _host(mask)
+
+
+def _host(mask: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    return {path: np.asarray(own) for path, own in mask.items()}
+
+
+def trained_numbers(method: Method, trainable: Any, mask: Any) -> int:
+    """How many numbers of the adapter a method trains."""
+    own = keep(method, trainable, mask)
+    sizes = jax.tree.map(
+        lambda k, x: int(np.sum(np.broadcast_to(k, np.shape(x)) != 0)), own, trainable
+    )
+    return sum(jax.tree.leaves(sizes))
+
+
+def kept_shares(mask: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """Share of each matrix's entries that a mask keeps, by layer and projection."""
+    shares: dict[str, dict[str, float]] = {}
+    for path, kept in mask.items():
+        layer, _, name = path.removeprefix("layer/").partition("/")
+        own = shares.setdefault(layer, {})
+        own[name.removesuffix("/kernel")] = float(np.mean(np.asarray(kept)))
+    return shares

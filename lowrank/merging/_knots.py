@@ -1,0 +1,106 @@
+"""KnOTS: merge in a basis that the singular vectors of all tasks share."""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax.numpy as jnp
+
+from lowrank._base import Array, PyTree
+from lowrank.linalg import factored_svd
+from lowrank.merging._common import weights_by_path
+from lowrank.merging._coordinates import Frame, check_merge, columns, merge_cores
+from lowrank.merging._factors import Matrices, factored
+from lowrank.merging._ties import ties
+
+
+def shared_rows(own: Matrices) -> Array:
+    """Right singular vectors of `[D_1; ...; D_T]` with `D_t = a_t b_t`, from factors.
+
+    With `a_t = Q_t L_t`, `Q_t` orthonormal, they are those of `[L_1 b_1; ...]`.
+    """
+    thin = [jnp.matrix_transpose(columns(a)) @ a for a in own.a]
+    a = _block_diagonal(thin)
+    return factored_svd(a, jnp.concatenate(own.b, axis=-2))[2]
+
+
+def _block_diagonal(blocks: Sequence[Array]) -> Array:
+    """Blocks `[*stack, k_t, r_t]` along the diagonal, `[*stack, sum k_t, sum r_t]`."""
+    width = sum(x.shape[-1] for x in blocks)
+    padded, start = [], 0
+    for x in blocks:
+        end = width - start - x.shape[-1]
+        sides = [*[(0, 0)] * (x.ndim - 1), (start, end)]
+        padded.append(jnp.pad(x, sides))
+        start += x.shape[-1]
+    return jnp.concatenate(padded, axis=-2)
+
+
+def knots(
+    trees: Sequence[PyTree],
+    weights: Any = None,
+    *,
+    inner: Callable[..., PyTree] | None = None,
+    density: Any = 0.2,
+) -> PyTree:
+    """KnOTS: write all changes in one basis, and merge what is left of each.
+
+    The SVD of all changes below one another, `[D_1; ...; D_T] = [P_1; ...; P_T] V^T`
+    with the singular values in the `P_t: [n, k]`, puts the tasks in one basis of the
+    outputs. Another merge, TIES by default, makes one `P` of the `P_t`, and the result
+    is `P V^T`.
+
+    Args:
+        trees: Adapted trees over one base; ranks may differ.
+        weights: For each tree a number, or a mapping from every adapted path to one;
+            None for ones. Handed to the inner merge.
+        inner: What merges the `P_t`, called as `inner(part_trees, weights)`: a merge of
+            this library, with `functools.partial` for its options. A part tree maps
+            each adapted path to `P_t` over a base of zeros; leaves that are no matrices
+            take part as they are. None for `ties`.
+        density: Share of its entries over all leaves that each task keeps, for `ties`;
+            unused with another inner merge.
+
+    Returns:
+        One adapted tree over the same base, of rank `k = min(m, sum_t r_t)` at most.
+        With a linear inner merge it is that merge, to rounding. Nothing of the size of
+        a weight is formed.
+
+    Raises:
+        TypeError: If `trees` is no list, or `inner` is not callable.
+        ValueError: If the bases differ, a term is neither low-rank nor a plain delta,
+            factors hold different axes, the weights do not fit, or `inner` returns
+            anything but an adapted tree over the bases of the part trees.
+
+    Example:
+        >>> w, a, b = jnp.zeros((4, 3)), jnp.eye(4, 1), jnp.ones((1, 3))
+        >>> trees = [{"w": lrk.LowRank(w, a, b)}, {"w": lrk.LowRank(w, 3 * a, b)}]
+        >>> merged = lrk.merging.knots(trees, density=0.5)
+        >>> lrk.materialize(merged)["w"][0].round(4).tolist()
+        [2.0, 2.0, 2.0]
+
+    Notes:
+        The authors' matrices are `[out, in]` and put side by side; ours are their
+        transposes, so the outputs are the shared side in both. They drop directions
+        with a singular value up to 1e-5; here `k` does not depend on values, so such a
+        direction stays, as numbers near zero that count towards `density`. They leave
+        out the scale `alpha / r`.
+
+    References:
+        Stoica et al., Model merging with SVD to tie the KnOTS, 2024, arXiv:2410.19735:
+        the joint SVD, and merging of its task-wise parts.
+    """
+    chosen = functools.partial(ties, density=density) if inner is None else inner
+    check_merge("knots", chosen)
+    found = factored("knots", trees)
+    weights_by_path("knots", weights, len(trees), found)
+    frames = {
+        path: Frame(None, shared_rows(own))
+        for path, own in found.items()
+        if isinstance(own, Matrices)
+    }
+
+    def run(parts: list[PyTree]) -> PyTree:
+        return chosen(parts, weights)
+
+    return merge_cores("knots", trees, found, frames, run)

@@ -92,6 +92,7 @@ def _sparse_lori(task: int) -> lrk.Transform:
 _LORA: dict[str, Any] = {"random": ("a",), "alive": ("a", "b")}
 _LORI: dict[str, Any] = {"random": ("a",), "alive": ("b",), "rank": 2}
 _FULL: dict[str, Any] = {"alive": ("d",), "flops": 1.05}
+_DORA: dict[str, Any] = {"random": ("a",), "alive": ("a", "b", "m")}
 
 INSTANCES = (
     Instance("identity", lrk.identity),
@@ -145,6 +146,34 @@ INSTANCES = (
         lambda: lrk.chain(lrk.lori(2), lrk.full(select=BIASES)),
         random=("a",),
         alive=("b", "d"),
+    ),
+    Instance("dora", lambda: lrk.dora(2, alpha=3.0), **_DORA),
+    Instance(
+        "dora-stacked-exact",
+        lambda: lrk.dora(2, select=KERNELS, axes=STACKED, detach=False),
+        flops=1.0,
+        **_DORA,
+    ),
+    Instance(
+        "lori+magnitude",
+        lambda: lrk.chain(lrk.lori(2), lrk.magnitude()),
+        random=("a",),
+        alive=("b", "m"),
+    ),
+    Instance(
+        "hydra",
+        lambda: lrk.hydra(2, 3, alpha=3.0, select=KERNELS, axes=STACKED),
+        has_dense=False,
+        random=("a", "router"),
+        alive=("a", "b", "router"),
+        flops=1.2,
+    ),
+    Instance(
+        "mtl-lora",
+        lambda: lrk.mtl_lora(2, 3, temperature=0.5, select=KERNELS, axes=STACKED),
+        rank=2,
+        random=("a", "mix"),
+        alive=("a", "b", "task", "mix"),
     ),
 )
 

@@ -26,7 +26,16 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 # A folder stands for all it holds. Families come after all of these.
 LAYERS = (
     ("_compat", "_show", "_base", "linalg"),
-    ("_tree", "_select", "_axes", "_combine", "_adapted", "_check", "_many"),
+    (
+        "_tree",
+        "_select",
+        "_axes",
+        "_combine",
+        "_adapted",
+        "_check",
+        "_many",
+        "_partition",
+    ),
     ("operators",),
     ("lifting",),
 )

@@ -54,8 +54,10 @@ class Peft:
 
     def __init__(self, given: Problem) -> None:
         """Puts the factors in place; PEFT's are transposed, and its scale is 1."""
-        import peft
-        import torch
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            import peft
+            import torch
 
         torch.set_num_threads(threads())
         self._torch, self._given = torch, given

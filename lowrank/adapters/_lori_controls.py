@@ -52,7 +52,7 @@ def score_mask(
 
     References:
         Lee, Ajanthan and Torr, SNIP, 2019, arXiv:1810.02340, on masks from gradients at
-        init; there the score is |weight * gradient|, which is zero where `B` is.
+        init; there the score is the size of weight times gradient, zero where `B` is.
     """
     check_density("score_mask", density)
     found = _scores(scores)

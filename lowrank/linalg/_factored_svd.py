@@ -48,11 +48,16 @@ def factored_svd(a: jax.Array, b: jax.Array) -> Svd:
 
 @jax.custom_jvp
 def _svd(a: jax.Array, b: jax.Array) -> Svd:
-    q1, r1 = jnp.linalg.qr(a)
-    q2, r2 = jnp.linalg.qr(jnp.matrix_transpose(b))
+    (n, r), m = a.shape[-2:], b.shape[-1]
+    # A factor that is not longer than the rank, such as an identity, has no thin QR.
+    q1, r1 = jnp.linalg.qr(a) if n > r else (None, a)
+    q2, r2 = (None, jnp.matrix_transpose(b))
+    if m > r:
+        q2, r2 = jnp.linalg.qr(r2)
     core = r1 @ jnp.matrix_transpose(r2)
     u, s, vt = jnp.linalg.svd(core, full_matrices=False)
-    return q1 @ u, s, vt @ jnp.matrix_transpose(q2)
+    left = u if q1 is None else q1 @ u
+    return left, s, vt if q2 is None else vt @ jnp.matrix_transpose(q2)
 
 
 @_svd.defjvp

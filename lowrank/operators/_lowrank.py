@@ -146,9 +146,8 @@ class LowRank(Operator):
     def scaled_b(self) -> Array:
         """`scale * b`, in the dtype of `b`."""
         wide = (1,) * (self.b.ndim - self.scale.ndim) if self.scale.ndim else ()
-        return self.b * self.scale.astype(self.b.dtype).reshape(
-            *self.scale.shape, *wide
-        )
+        shape = (*self.scale.shape, *wide)
+        return jnp.multiply(self.b, self.scale.astype(self.b.dtype).reshape(shape))
 
     def factors(self, dtype: Any) -> tuple[Array, Array]:
         """`a` and `scale * b` in the dtype of a product."""

@@ -78,6 +78,20 @@ def test_inner_calls_are_averaged_and_collection_comes_back():
     assert gc.isenabled()
 
 
+def test_what_undoes_a_call_is_called_after_it_and_not_timed():
+    calls = []
+
+    def undo():
+        calls.append("undo")
+        time.sleep(0.02)
+
+    functions = {name: lambda name=name: calls.append(name) for name in "ab"}
+    result = timing.compare(functions, rounds=3, warmup=1, after={"a": undo})
+    assert calls.count("undo") == calls.count("a") == 4
+    assert all(calls[i + 1] == "undo" for i, name in enumerate(calls) if name == "a")
+    assert result.median_ms("a") < 10
+
+
 def test_ratio_is_the_median_of_the_rounds_ratios():
     drifting = times([1.0, 10.0, 100.0], [2.0, 20.0, 300.0])
     assert drifting.ratios("b").tolist() == [[2.0, 2.0, 3.0]]

@@ -381,3 +381,12 @@ def test_a_misfit_deep_inside_is_reported():
     broken = matrix().replace(a=jnp.ones((5, 2)))
     assert "(5, 2)" in matrix().replace(w=broken).mismatch()
     assert "(5, 2)" in lrk.Delta(matrix(), matrix().w).replace(w=broken).mismatch()
+
+
+def test_numpy_state_forms_the_same_weight():
+    ones = jax.nn.initializers.ones
+    params, tx = {"w": jnp.ones((4, 3))}, lrk.lora(2, alpha=4, init_b=ones)
+    state = tx.init(jax.random.key(0), params)
+    on_host = jax.tree.map(np.asarray, state)
+    formed = lrk.materialize(tx.apply(params, on_host))["w"]
+    assert np.array_equal(formed, lrk.materialize(tx.apply(params, state))["w"])

@@ -27,6 +27,8 @@ class Method(NamedTuple):
         rank: Rank that it trains; 0 for the rank of the study.
         only: What a path must hold to be trained; empty for all.
         fresh_a: Whether its `A` is drawn anew after its mask was found.
+        draw: How its `A` is drawn, a key of `DRAWS`; empty for LoRA's own uniform one.
+        shared_a: Whether all tasks of a seed have one `A`.
     """
 
     title: str
@@ -38,6 +40,8 @@ class Method(NamedTuple):
     rank: int = 0
     only: str = ""
     fresh_a: bool = False
+    draw: str = ""
+    shared_a: bool = False
 
 
 HEADLINE = {
@@ -76,7 +80,28 @@ SWEEP = {
         for scope in ("projection", "layer", "matrix")
     },
 }
-METHODS = HEADLINE | SWEEP
+DRAW_TITLES = {
+    "": "uniform",
+    "gaussian": "Gaussian",
+    "orthogonal": "orthogonal",
+    "hadamard": "subsampled Hadamard",
+}
+PROJECTION = {
+    f"lori-d{'-' * bool(draw)}{draw}{'-shared' * shared}": Method(
+        f"{title}, {'one for all tasks' if shared else 'one for each task'}",
+        draw=draw,
+        shared_a=shared,
+    )
+    for draw, title in DRAW_TITLES.items()
+    for shared in (False, True)
+}
+SMALLER = {"lora-r2": Method("LoRA, rank 2", trains_a=True, rank=2)}
+METHODS = (
+    HEADLINE
+    | SWEEP
+    | SMALLER
+    | {name: method for name, method in PROJECTION.items() if name not in HEADLINE}
+)
 
 
 def transform(method: Method, cut: Cut, rank: int) -> lrk.Transform:
@@ -109,6 +134,41 @@ def keep(method: Method, trainable: Any, mask: Mapping[str, Any] | None) -> Any:
 
 def _first(number: int, kept: int) -> np.ndarray:
     return (np.arange(number) < kept).astype(np.float32)
+
+
+def _gaussian(key: Any, n: int, rank: int) -> Any:
+    return jax.random.normal(key, (n, rank)) / jnp.sqrt(3.0 * n)
+
+
+def _orthogonal(key: Any, n: int, rank: int) -> Any:
+    q, r = jnp.linalg.qr(jax.random.normal(key, (n, rank)))
+    return q * jnp.sign(jnp.diagonal(r))[None] / jnp.sqrt(3.0)
+
+
+def _hadamard(key: Any, n: int, rank: int) -> Any:
+    """Some entries of a Hadamard matrix of the next power of two, rows signed."""
+    keys, size = jax.random.split(key, 3), 2 ** int(np.ceil(np.log2(n)))
+    rows = jax.random.permutation(keys[0], size)[:n]
+    columns = jax.random.permutation(keys[1], size)[:rank]
+    signs = jax.random.rademacher(keys[2], (n, 1), jnp.float32)
+    odd = jax.lax.population_count(rows[:, None] & columns[None]) % 2
+    return signs * (1 - 2 * odd) / jnp.sqrt(3.0 * n)
+
+
+DRAWS = {"gaussian": _gaussian, "orthogonal": _orthogonal, "hadamard": _hadamard}
+# Each gives every column of A the mean square length 1/3 of LoRA's uniform draw.
+
+
+def drawn(method: Method, state: lrk.State, key: Any) -> lrk.State:
+    """The state with `A` as the method draws it."""
+    if not method.draw:
+        return state
+    found = {}
+    for i, (path, own) in enumerate(state.trainable.items()):
+        n, rank = own["a"].shape
+        a = DRAWS[method.draw](jax.random.fold_in(key, i), n, rank)
+        found[path] = {**own, "a": np.asarray(a, np.float32)}
+    return state._replace(trainable=found)
 
 
 def start(method: Method, state: lrk.State, mask: Any, dense: lrk.State | None) -> Any:

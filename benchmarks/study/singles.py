@@ -137,6 +137,8 @@ class Singles:
 
         Every rate runs in full with a seed of its own; the least validation loss wins.
         """
+        if ways.METHODS[name].shared_a:  # tuned with an A of its own
+            return self.rate(name.removesuffix("-shared"), task)
         if (name, task) not in self._rates:
             o, row = self.options, f"rate-{self.name}-{name}-{task}"
             given = self.given(method=name, task=task)
@@ -177,7 +179,7 @@ class Singles:
             numbers,
             time.perf_counter() - begin,
         )
-        if name in ("lora", "lori-d", "lori-s"):  # those that others build on
+        if name in ("lora", "lori-d", "lori-s") or name in ways.PROJECTION:
             self.store.save_arrays(row, _storable(single), config=given)
         return single
 
@@ -194,6 +196,13 @@ class Singles:
             self._transforms[method.kind] = (tx, jax.jit(tx.init))
         return self._transforms[method.kind][0]
 
+    def fresh(self, name: str, task: str, seed: int) -> lrk.State:
+        """The state that the adapter of a task starts from, before any mask."""
+        method = ways.METHODS[name]
+        key = jax.random.key(seed) if method.shared_a else self.key(task, seed)
+        key = jax.random.fold_in(key, 1) if method.fresh_a else key
+        return ways.drawn(method, self._init(name, key), key)
+
     def _init(self, name: str, key: Any) -> lrk.State:
         """A fresh state, on the host."""
         self.transform(name)
@@ -205,10 +214,8 @@ class Singles:
     ) -> tuple[lrk.State, Trained, int]:
         """One run of a method."""
         method = ways.METHODS[name]
-        key = self.key(task, seed)
-        fresh = self._init(name, jax.random.fold_in(key, 1) if method.fresh_a else key)
         mask, dense = self._mask(name, task, seed)
-        state = ways.start(method, fresh, mask, dense)
+        state = ways.start(method, self.fresh(name, task, seed), mask, dense)
         job = self.job(method, state, mask, task, seed, rate)
         trained = self.trainer.train(method.kind, self.transform(name), job)
         numbers = ways.trained_numbers(method, state.trainable, mask)

@@ -4,6 +4,7 @@ from lowrank.linalg._factored_polar import factored_polar, support
 from lowrank.linalg._factored_svd import factored_svd
 from lowrank.linalg._largest import largest
 from lowrank.linalg._product import labelled_product, regroup
+from lowrank.linalg._thin_qr import thin_qr
 
 __all__ = [
     "factored_polar",
@@ -12,4 +13,5 @@ __all__ = [
     "largest",
     "regroup",
     "support",
+    "thin_qr",
 ]

@@ -3,6 +3,8 @@
 import jax
 import jax.numpy as jnp
 
+from lowrank.linalg._thin_qr import thin_qr
+
 Svd = tuple[jax.Array, jax.Array, jax.Array]
 
 
@@ -50,10 +52,10 @@ def factored_svd(a: jax.Array, b: jax.Array) -> Svd:
 def _svd(a: jax.Array, b: jax.Array) -> Svd:
     (n, r), m = a.shape[-2:], b.shape[-1]
     # A factor that is not longer than the rank, such as an identity, has no thin QR.
-    q1, r1 = jnp.linalg.qr(a) if n > r else (None, a)
+    q1, r1 = thin_qr(a) if n > r else (None, a)
     q2, r2 = (None, jnp.matrix_transpose(b))
     if m > r:
-        q2, r2 = jnp.linalg.qr(r2)
+        q2, r2 = thin_qr(r2)
     core = r1 @ jnp.matrix_transpose(r2)
     u, s, vt = jnp.linalg.svd(core, full_matrices=False)
     left = u if q1 is None else q1 @ u

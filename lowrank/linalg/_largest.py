@@ -9,6 +9,7 @@ import numpy as np
 from jax import lax
 
 
+@jax.jit
 def largest(x: jax.Array, count: Any) -> jax.Array:
     """A mask of the `count` entries of the largest magnitude along the last axis.
 

@@ -157,7 +157,7 @@ class LowRank(Operator):
         """The array that the factors add, `scale * a b`, in their own dtype."""
         dims = sorted({*self.a_dims, *self.b_dims})
         return labelled_product(
-            self.a, self.a_labels, self.scaled_b(), self.b_labels, dims
+            jnp.asarray(self.a), self.a_labels, self.scaled_b(), self.b_labels, dims
         )
 
     def dense(self) -> Array:

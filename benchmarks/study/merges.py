@@ -57,7 +57,7 @@ def merges(rank: int) -> dict[str, Merge]:
         ),
         "della": Merge("DELLA", _keyed(m.della, density=DENSITY)),
         "breadcrumbs": Merge("Breadcrumbs", _plain(m.breadcrumbs, density=DENSITY)),
-        "knots": Merge("KnOTS, TIES inside", _plain(m.knots, inner=ties)),
+        "knots": Merge("KnOTS, TIES inside", _plain(m.knots, merge=ties)),
         "core": Merge("Core Space, TIES inside", _plain(m.core_space, merge=ties)),
         "tsv": Merge("TSV", _plain(m.tsv)),
         "iso": Merge("Iso-C", _plain(m.iso)),
@@ -169,7 +169,7 @@ class Merging:
         return lrk.merging.fisher_diagonal(logits, adapted, batches, key)
 
     def interference(self, name: str, seed: int) -> dict[str, float]:
-        """How far the adapters of a method meet: worst pairs, mean over weights."""
+        """How far the adapters of a method meet: mean over pairs and weights."""
         if "interference" not in self._compiled:
             tx = self.work.transform(KIND)
 
@@ -186,9 +186,10 @@ class Merging:
         found = self._compiled["interference"](
             self.work.cut.params, self.states(name, seed)
         )
+        pairs = np.triu_indices(len(self.work.suite.tasks), k=1)
         return {
-            kind: float(np.mean([np.mean(x) for x in by_path.values()]))
-            for kind, by_path in found.items()
+            kind: float(np.mean([np.mean(np.asarray(x)[pairs]) for x in own.values()]))
+            for kind, own in found.items()
         }
 
 

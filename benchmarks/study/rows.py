@@ -38,7 +38,7 @@ def single_rows(work: Singles, name: str, seed: int) -> None:
 def interference_row(merging: Merging, name: str, seed: int) -> None:
     """Writes how far the adapters meet."""
     work = merging.work
-    given = work.given(kind="interference", method=name, seed=seed)
+    given = work.given(kind="interference", of="pairs", method=name, seed=seed)
     row = f"interference-{work.name}-{name}-s{seed}"
     if work.session.row(row, **given) is None:
         begin = time.perf_counter()

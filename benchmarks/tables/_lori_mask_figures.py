@@ -23,7 +23,8 @@ def density_curves(cells: Mapping[float, Rights]) -> list[Block]:
     found = [cells[density].percents() for density in densities]
     means = np.array(found)[:, 1:]  # [densities, tasks, (value, low, high)]
     lines = {
-        title: (densities, *means[:, i].T) for i, title in enumerate(TITLES.values())
+        TITLES[task]: (densities, *means[:, i].T)
+        for i, task in enumerate(cells[densities[0]].tasks)
     }
     ends = "; ".join(
         f"{title}: {y[0]:.1f} at {densities[0]:g}, {y[-1]:.1f} at {densities[-1]:g}"

@@ -1,7 +1,7 @@
 """What the table of masks shows: verdicts, tables, figures, sources."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -9,58 +9,56 @@ import numpy as np
 from benchmarks import stats
 from benchmarks.record import Record, Records
 from benchmarks.report import Block, Heading, Table, Text
-from benchmarks.study.methods import DENSITIES, HEADLINE, METHODS, SWEEP
+from benchmarks.study.methods import HEADLINE, METHODS, SWEEP
 from benchmarks.study.scores import judgement, numbers, signed
 from benchmarks.study.tasks import LENGTHS, SUITES
 from benchmarks.tables import _lori_words as words
+from benchmarks.tables._lori_hypotheses import (
+    BY_DENSITY,
+    NAMES,
+    SPARSE,
+    Cells,
+    of_masks,
+)
 from benchmarks.tables._lori_mask_figures import density_curves, kept_maps
-from benchmarks.tables._lori_words import NONE, Claim, Hypothesis, Rights
+from benchmarks.tables._lori_words import NONE, Rights
 
 TITLES = SUITES["tasks"]
-SPARSE = "lori-s"
-NAMES = {name: own.title for name, own in {**HEADLINE, **SWEEP}.items()}
-# Densities in order; LoRI-D is LoRI-S that keeps all, and LoRI-S itself keeps .1.
-BY_DENSITY = dict(
-    sorted(
-        {
-            1.0: "lori-d",
-            METHODS[SPARSE].density: SPARSE,
-            **{density: f"density-{density:g}" for density in DENSITIES},
-        }.items(),
-        reverse=True,
-    )
-)
 BY_SCOPE = {
     "all adapted weights (LoRI-S)": SPARSE,
     "each projection": "scope-projection",
     "each layer": "scope-layer",
     "each matrix": "scope-matrix",
 }
-OTHER_MASKS = ("random-leaf", "random", "gradient", "other-task")
-Cells = Mapping[str, Rights | None]
 
 
 def blocks(records: Records) -> list[Block]:
     """Returns the blocks of the report; complete even for no records."""
-    cells = {n: words.of_singles(records.where(method=n), TITLES) for n in NAMES}
-    start = words.of_singles(records.where(method="start"), TITLES)
+    cells = {n: _rights(records, n, TITLES) for n in HEADLINE}
+    start = _rights(records, "start", TITLES)
     cells["start"] = None if start is None else start._replace(seeds=None)
+    tasks = swept_tasks(records)
+    swept = {
+        name: _rights(records, name, tasks)
+        for name in (*BY_DENSITY.values(), *BY_SCOPE.values())
+    }
+    shared = _shared(swept, BY_DENSITY.values())
     densities = {
-        density: own
-        for density, name in BY_DENSITY.items()
-        if (own := _shared(cells, BY_DENSITY.values())[name]) is not None
+        d: own for d, n in BY_DENSITY.items() if (own := shared[n]) is not None
     }
     return [
         Heading("Does the mask matter?"),
         Text(verdict(cells)),
         words.hypotheses(
-            expected(cells), "Masks: the hypotheses written down before the run."
+            of_masks(cells, swept),
+            "Masks: the hypotheses written down before the run; H6 on "
+            f"{', '.join(TITLES[task] for task in tasks)}.",
         ),
         _headline(records, cells),
         Heading("Densities and scopes"),
-        _sweep(records, cells, BY_DENSITY, "density"),
+        _sweep(records, swept, BY_DENSITY, "density"),
         *density_curves(densities),
-        _sweep(records, cells, BY_SCOPE, "scope"),
+        _sweep(records, swept, BY_SCOPE, "scope"),
         Heading("Where the mask keeps entries"),
         *(kept_maps(records) or [Text("Not run.")]),
         Heading("Learning rates"),
@@ -68,6 +66,17 @@ def blocks(records: Records) -> list[Block]:
         Heading("What was reduced, and the data"),
         _sources(records),
     ]
+
+
+def _rights(records: Records, name: str, tasks: Iterable[str]) -> Rights | None:
+    """What a method gets right, on the seeds that have all of the tasks."""
+    return words.of_singles(records.where(method=name), tasks)
+
+
+def swept_tasks(records: Records) -> tuple[str, ...]:
+    """The tasks that densities and scopes were run on; all where none was run."""
+    found = {r.config["task"] for r in records if r.config.get("method") in SWEEP}
+    return tuple(task for task in TITLES if task in found or not found)
 
 
 def verdict(cells: Cells) -> str:
@@ -89,44 +98,6 @@ def verdict(cells: Cells) -> str:
         f"tasks: {words.tally(list(known.values()))} (95 % intervals of the paired "
         f"difference).\n\n{'; '.join(parts)}."
     )
-
-
-def expected(cells: Cells) -> list[Hypothesis]:
-    """The hypotheses, in the words of the table, with their comparisons."""
-
-    def claim(one: str, two: str, test: words.Test) -> Claim:
-        found = words.difference(cells.get(one), cells.get(two))
-        short = [NAMES[name].split(":")[0] for name in (one, two)]
-        return Claim(f"{short[0]} minus {short[1]}", found, test)
-
-    flat = [name for density, name in BY_DENSITY.items() if 0.1 < density <= 0.9]
-    masks = (SPARSE, *OTHER_MASKS)
-    found = {
-        "LoRI-S and LoRI-D are within 1 point of LoRA on the mean of the tasks": [
-            claim(name, "lora", words.within) for name in (SPARSE, "lori-d")
-        ],
-        "LoRI's mask beats a random one of the same counts": [
-            claim(SPARSE, "random-leaf", words.above)
-        ],
-        "the smallest |B| is the worst mask": [
-            claim("smallest", name, words.below) for name in masks
-        ],
-        "a drawn-anew A costs nothing": [claim("redrawn", SPARSE, words.no_cost)],
-        "another task's mask is worse than the task's own": [
-            claim("other-task", SPARSE, words.below)
-        ],
-        "accuracy is flat from density .9 to .1 and falls at .01": [
-            *(claim(name, SPARSE, words.within) for name in flat),
-            claim("density-0.01", SPARSE, words.below),
-        ],
-        "LoRA at twice the steps beats LoRI-S, whose two stages cost as much": [
-            claim("lora-twice", SPARSE, words.above)
-        ],
-    }
-    return [
-        Hypothesis(f"H{i + 1}", text, claims)
-        for i, (text, claims) in enumerate(found.items())
-    ]
 
 
 def _headline(records: Records, cells: Cells) -> Table:
@@ -227,8 +198,9 @@ def _shared(cells: Cells, names: Any) -> dict[str, Rights | None]:
 
 def _sweep(records: Records, cells: Cells, by: Mapping[Any, str], column: str) -> Table:
     """Densities or scopes, on the seeds that all of them have."""
+    tasks = swept_tasks(records)
     columns = (
-        column, "mean, %", "minus LoRI-S", *(f"{t}, %" for t in TITLES.values()),
+        column, "mean, %", "minus LoRI-S", *(f"{TITLES[t]}, %" for t in tasks),
         "trained",
     )  # fmt: skip
     shared = _shared(cells, by.values())
@@ -251,12 +223,13 @@ def _sweep(records: Records, cells: Cells, by: Mapping[Any, str], column: str) -
         if column == "density"
         else "The scope within which LoRI-S ranks |B|, at the same density."
     )
+    names = ", ".join(TITLES[task] for task in tasks)
     used = f" Seeds that all have: {', '.join(map(str, seeds))}." if seeds else ""
     return Table(
         columns,
         rows,
-        caption=f"{about} Test accuracy, 95 % bootstrap intervals.{used}",
-        align="lll" + "l" * len(TITLES) + "r",
+        caption=f"{about} Test accuracy on {names}; 95 % bootstrap intervals.{used}",
+        align="lll" + "l" * len(tasks) + "r",
         digits=1,
         sources=sources,
     )
@@ -264,13 +237,14 @@ def _sweep(records: Records, cells: Cells, by: Mapping[Any, str], column: str) -
 
 def _rates(records: Records) -> Table:
     """The rates chosen, and the validation losses of those tried."""
-    rows, sources, trials = [], [], set()
+    rows, sources, trials, swept = [], [], set(), swept_tasks(records)
     for name, title in NAMES.items():
         found = records.where(method=name)
         cells: list[Any] = []
         for task in TITLES:
             own = [r for r in found.where(task=task) if r.get("rates_tried")]
-            cells.append(_tried(own[0]) if own else None)
+            out = name in SWEEP and task not in swept
+            cells.append(NONE if out else _tried(own[0]) if own else None)
             trials |= {len(r.metrics["rates_tried"]) for r in own}
         rows.append([title, *cells])
         sources.append(list(found))

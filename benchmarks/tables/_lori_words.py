@@ -88,6 +88,14 @@ def difference(one: Rights | None, two: Rights | None) -> Difference | None:
     return gap(*(own.pooled() for own in pair)) if pair else None
 
 
+def negative(found: Difference | None) -> Difference | None:
+    """The same difference the other way round, from the same resamples."""
+    if found is None:
+        return None
+    share = 1 - found.share_not_positive
+    return Difference(-found.difference, -found.high, -found.low, share)
+
+
 def written(found: Difference | None) -> str | None:
     """A difference as a cell."""
     return None if found is None else signed(found)

@@ -40,7 +40,7 @@ def knots(
     trees: Sequence[PyTree],
     weights: Any = None,
     *,
-    inner: Callable[..., PyTree] | None = None,
+    merge: Callable[..., PyTree] | None = None,
     density: Any = 0.2,
 ) -> PyTree:
     """KnOTS: write all changes in one basis, and merge what is left of each.
@@ -53,23 +53,23 @@ def knots(
     Args:
         trees: Adapted trees over one base; ranks may differ.
         weights: For each tree a number, or a mapping from every adapted path to one;
-            None for ones. Handed to the inner merge.
-        inner: What merges the `P_t`, called as `inner(part_trees, weights)`: a merge of
+            None for ones. Handed to `merge`.
+        merge: What merges the `P_t`, called as `merge(part_trees, weights)`: a merge of
             this library, with `functools.partial` for its options. A part tree maps
             each adapted path to `P_t` over a base of zeros; leaves that are no matrices
             take part as they are. None for `ties`.
         density: Share of its entries over all leaves that each task keeps, for `ties`;
-            unused with another inner merge.
+            unused with another merge.
 
     Returns:
         One adapted tree over the same base, of rank `k = min(m, sum_t r_t)` at most.
-        With a linear inner merge it is that merge, to rounding. Nothing of the size of
-        a weight is formed.
+        With a linear `merge` it is that merge, to rounding. Nothing of the size of a
+        weight is formed.
 
     Raises:
-        TypeError: If `trees` is no list, or `inner` is not callable.
+        TypeError: If `trees` is no list, or `merge` is not callable.
         ValueError: If the bases differ, a term is neither low-rank nor a plain delta,
-            factors hold different axes, the weights do not fit, or `inner` returns
+            factors hold different axes, the weights do not fit, or `merge` returns
             anything but an adapted tree over the bases of the part trees.
 
     Example:
@@ -90,7 +90,7 @@ def knots(
         Stoica et al., Model merging with SVD to tie the KnOTS, 2024, arXiv:2410.19735:
         the joint SVD, and merging of its task-wise parts.
     """
-    chosen = functools.partial(ties, density=density) if inner is None else inner
+    chosen = functools.partial(ties, density=density) if merge is None else merge
     check_merge("knots", chosen)
     found = factored("knots", trees)
     weights_by_path("knots", weights, len(trees), found)

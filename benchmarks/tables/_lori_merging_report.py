@@ -1,6 +1,6 @@
 """What the table of merges shows of each suite: verdicts, tables, figures, sources."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -238,14 +238,11 @@ def _per_task(board: Board, title: str, titles: dict[str, str]) -> Table:
 def _interference(board: Board, title: str) -> Table:
     """How far the adapters of different tasks meet."""
     rows, sources = [], []
-    number = len(board.tasks)
     for name in ADAPTERS:
         found = board.records.where(kind="interference", method=name)
         sources.append(list(found))
-        means = [
-            _off_diagonal(found.values(kind), number, own)
-            for kind, own in (("cosine", 1.0), ("overlap", 1.0), ("conflict", 0.0))
-        ]
+        kept = [found.values(kind) for kind in ("cosine", "overlap", "conflict")]
+        means = [float(np.mean(own)) if own else None for own in kept]
         rows.append([SHORT[name], *means])
     columns = ("adapter", "|cosine|", "largest cosine of A", "sign conflicts")
     caption = (
@@ -255,16 +252,6 @@ def _interference(board: Board, title: str) -> Table:
         "change where the signs differ."
     )
     return Table(columns, rows, caption=caption, align="lrrr", sources=sources)
-
-
-def _off_diagonal(means: Sequence[float], number: int, own: float) -> float | None:
-    """The mean over pairs of tasks; records hold that of the whole table of tasks.
-
-    On its diagonal, where a task meets itself, stands `own`.
-    """
-    if not means or number < 2:
-        return None
-    return float((number * np.mean(means) - own) / (number - 1))
 
 
 def _sources(board: Board, suite: str) -> Table:

@@ -34,7 +34,7 @@ from benchmarks.study.scores import digits, single_metrics
 from benchmarks.study.singles import Options, Singles
 from benchmarks.tables import _lori_mask_report as reporting
 
-ORDER = ("lora", "lori-d", *[n for n in ways.METHODS if n not in ("lora", "lori-d")])
+ORDER = (*ways.HEADLINE, *ways.SWEEP)  # LoRA and LoRI-D first: masks need the latter
 
 
 @dataclasses.dataclass(frozen=True)

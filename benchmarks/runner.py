@@ -25,11 +25,11 @@ from tqdm import tqdm
 
 import benchmarks.speed
 import benchmarks.tables
+from benchmarks import arrays as arrays_of
 from benchmarks import record as records
 
 RESULTS = records.ROOT / "results"
 _ROW = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=,+-]*")
-_STEP = "::"  # between the keys of a nested dict of arrays
 
 
 class UnknownTableError(LookupError):
@@ -291,9 +291,9 @@ class Session:
         Returns:
             The path of the file.
         """
-        content: dict[str, Any] = {**_flatten(arrays)}
+        content: dict[str, Any] = {**arrays_of.flatten(arrays)}
         digest = "" if config is None else records.config_hash(config)
-        content[f"config{_STEP}"] = np.array(digest)
+        content[f"config{arrays_of.STEP}"] = np.array(digest)
         buffer = io.BytesIO()
         np.savez(buffer, **content)
         path = self._path(name, self.artifacts, ".npz")
@@ -321,11 +321,11 @@ class Session:
             content = io.BytesIO(path.read_bytes())
             with np.load(content, allow_pickle=False) as file:
                 flat = {key: file[key] for key in file.files}
-            digest = str(flat.pop(f"config{_STEP}"))
+            digest = str(flat.pop(f"config{arrays_of.STEP}"))
             if config is not None and digest != records.config_hash(config):
                 self.log(f"{self.table}: arrays {path.name} are of another config")
                 return None
-            return _unflatten(flat)
+            return arrays_of.nest(flat)
         except Exception as error:  # a damaged zip raises many kinds
             self.log(f"{self.table}: {path.name} is unreadable: {error!r}")
             return None
@@ -372,43 +372,3 @@ def _changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
         if records.config_hash(old.get(name)) != records.config_hash(new.get(name))
         or (name in old) != (name in new)
     )
-
-
-def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, np.ndarray]:
-    """Gives each array of a nested dict one name that also carries its dtype."""
-    flat = {}
-    for key, value in tree.items():
-        if _STEP in str(key):
-            raise ValueError(f"session: array name {key!r} may not hold {_STEP!r}.")
-        name = f"{prefix}{_STEP}{key}"
-        if isinstance(value, Mapping):
-            flat.update(_flatten(value, name))
-            continue
-        array = np.asarray(value)
-        if array.dtype == object:
-            raise TypeError(
-                f"session: cannot store {name[len(_STEP) :]!r}: expected an array, got "
-                f"{type(value).__name__}. Convert it first."
-            )
-        stored = array
-        if array.dtype.kind == "V":  # bfloat16 and its like: not known to npz
-            stored = array.view(f"u{array.dtype.itemsize}")
-        flat[f"{name}@{array.dtype.name}"] = stored
-    return flat
-
-
-def _unflatten(flat: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """Rebuilds the nested dict from the names."""
-    tree: dict[str, Any] = {}
-    for name, array in flat.items():
-        path, _, dtype = name.rpartition("@")
-        *parents, leaf = path.split(_STEP)[1:]
-        node = tree
-        for key in parents:
-            node = node.setdefault(key, {})
-        if array.dtype.name != dtype and not dtype.startswith("str"):
-            import ml_dtypes  # only for types that NumPy lacks
-
-            array = array.view(getattr(ml_dtypes, dtype))
-        node[leaf] = array
-    return tree

@@ -86,7 +86,8 @@ class Operator:
     - `unstack()`: arrays with axis 0 in front, and what makes a slice an operator.
     - `partition(spec)`, `constrain(sharding)`: how the children are split over a mesh.
     - `at(site, step)`: a random operator with a key of its own for one product.
-    - `premerge()`: the weight formed once, with gradients for the parts alone.
+    - `premerge()`: the weight formed once, with gradients for the additive terms alone;
+      declined over a base that is `trained`.
     - `settle()`: an array, once the factored form gains nothing.
     - `mismatch()`: why the children do not fit each other, or None.
     """
@@ -97,6 +98,7 @@ class Operator:
     own_dense: ClassVar[bool] = True
     own_exact: ClassVar[bool] = True
     own_stochastic: ClassVar[bool] = False
+    own_trained: ClassVar[bool] = True
     additive: ClassVar[bool] = False
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -161,6 +163,11 @@ class Operator:
     def stochastic(self) -> bool:
         """Whether a product draws random numbers."""
         return self.own_stochastic or any(op.stochastic for op in self._children())
+
+    @property
+    def trained(self) -> bool:
+        """Whether it holds parts that may be trained: not a frozen base alone."""
+        return self.own_trained or any(op.trained for op in self._children())
 
     # The algebra. The default is to decline.
 

@@ -11,8 +11,15 @@ from lowrank import _compat, _tree
 from lowrank._base import Operator, Path, State, is_array
 
 
-def check_key(who: str, key: Any) -> None:
+def check_key(
+    who: str, key: Any, call: str = "init(jax.random.key(0), params)"
+) -> None:
     """Refuse what is not one random key.
+
+    Args:
+        who: Name of the function, for messages.
+        key: The key.
+        call: The right call, for messages.
 
     Raises:
         TypeError: If `key` is neither a typed key nor raw uint32 key data.
@@ -25,8 +32,7 @@ def check_key(who: str, key: Any) -> None:
             return
     shape = f" of shape {tuple(key.shape)}" if is_array(key) else ""
     raise TypeError(
-        f"{who}: expected one random key, got {type(key).__name__}{shape}. Keys come "
-        "first: init(jax.random.key(0), params)."
+        f"{who}: expected one random key, got {type(key).__name__}{shape}. Call {call}."
     )
 
 

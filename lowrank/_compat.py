@@ -19,6 +19,11 @@ def is_concrete(value: Any) -> bool:
     return isinstance(value, jax.Array) and not isinstance(value, jax.core.Tracer)
 
 
+def is_known(value: Any) -> bool:
+    """Whether the numbers of a value can be read: Python's, NumPy's or JAX's."""
+    return not isinstance(value, jax.core.Tracer | jax.ShapeDtypeStruct)
+
+
 def is_literal(var: Any) -> bool:
     """Whether an equation's operand is a literal."""
     return isinstance(var, core.Literal)

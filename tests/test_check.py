@@ -34,6 +34,11 @@ def test_what_is_not_one_key_is_refused(key):
         _check.check_key("test", key)
 
 
+def test_the_message_tells_the_right_call():
+    with pytest.raises(TypeError, match=r"got int\. Call draw\(x, key=key\)\."):
+        _check.check_key("test", 0, "draw(x, key=key)")
+
+
 def test_a_tie_is_seen_only_where_arrays_are_concrete():
     x = jnp.ones(2)
     with pytest.raises(ValueError, match=r"several selected paths \('a', 'b'\)"):

@@ -28,6 +28,14 @@ def test_only_arrays_with_numbers_are_concrete():
     assert not _compat.is_concrete(np.ones(3))
 
 
+def test_numbers_of_python_numpy_and_jax_are_known():
+    seen = []
+    jax.jit(lambda x: seen.append(_compat.is_known(x)))(X)
+    assert seen == [False]
+    assert not _compat.is_known(jax.ShapeDtypeStruct((3,), jnp.float32))
+    assert all(map(_compat.is_known, (X, np.ones(3), np.float32(1), 1.0)))
+
+
 def test_binders_are_constants_then_arguments():
     constant = jnp.array([1.0, 2.0, 5.0])
     closed = jax.make_jaxpr(lambda x: x * constant)(X)

@@ -177,7 +177,8 @@ def lora(
         chosen = {path: leaves[path] for path in state.trainable}
         found = resolve("lora", chosen, axes)
         if random:
-            _check.check_key("lora: dropout needs a key in apply(..., key=key)", key)
+            call = "apply(params, state, key=jax.random.key(0))"
+            _check.check_key("lora: dropout needs a key", key, call)
         new: dict[Path, Operator] = {}
         for path, w in chosen.items():
             own, dims = state.trainable[path], found[path]

@@ -96,12 +96,13 @@ def random_mask(
         >>> int(drawn.sum()), bool((drawn == mask["w"]).all())
         (5, False)
     """
-    _check.check_key("random_mask", key)
+    call = "random_mask(jax.random.key(0), mask)"
+    _check.check_key("random_mask", key, call)
     if not mask:
         raise ValueError(
             "random_mask: the mask is empty. Pass what lrk.lori_mask gave."
         )
-    seen = {p: np.asarray(m) for p, m in mask.items() if _known(m)}
+    seen = {p: np.asarray(m) for p, m in mask.items() if _compat.is_known(m)}
     wrong = [path for path, m in seen.items() if not np.isin(m, (0, 1)).all()]
     if wrong:
         raise ValueError(
@@ -116,10 +117,6 @@ def random_mask(
 
     entries = {path: jnp.asarray(m).astype(bool) for path, m in mask.items()}
     return by_group("random_mask", entries, scope, axes, permute)
-
-
-def _known(array: Any) -> bool:
-    return isinstance(array, np.ndarray) or _compat.is_concrete(array)
 
 
 def _scores(scores: PyTree) -> dict[Path, Array]:
@@ -146,7 +143,7 @@ def _scores(scores: PyTree) -> dict[Path, Array]:
             f"score_mask: more than one member of the chain has a `b` at {twice}. Pass "
             "the scores of one member."
         )
-    seen = {p: np.asarray(x) for p, x in found.items() if _compat.is_concrete(x)}
+    seen = {p: np.asarray(x) for p, x in found.items() if _compat.is_known(x)}
     wrong = [path for path, x in seen.items() if not np.isfinite(x).all()]
     if wrong:
         raise ValueError(f"score_mask: the scores are not finite at {wrong}.")

@@ -199,7 +199,7 @@ def _factors(state: State) -> dict[Path, Array]:
             f"lori_mask: more than one member of the chain has a `b` at {twice}. Pass "
             "the state of one member: State(state.trainable[i], state.fixed[i])."
         )
-    seen = {p: np.asarray(b) for p, b in found.items() if _compat.is_concrete(b)}
+    seen = {p: np.asarray(b) for p, b in found.items() if _compat.is_known(b)}
     wrong = [path for path, b in seen.items() if not np.isfinite(b).all()]
     if wrong:
         raise ValueError(

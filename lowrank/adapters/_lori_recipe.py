@@ -192,7 +192,8 @@ def _check_call(
             f"lori_two_stage: got both mask_from and {' and '.join(both)}. Pass it to "
             "the function that makes the mask."
         )
-    _check.check_key("lori_two_stage", key)
+    call = "lori_two_stage(jax.random.key(0), params, rank, fit)"
+    _check.check_key("lori_two_stage", key, call)
     leaves = [x for x in jax.tree.leaves((key, params)) if isinstance(x, jax.Array)]
     if not all(_compat.is_concrete(x) for x in leaves):
         raise TypeError(

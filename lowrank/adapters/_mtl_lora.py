@@ -5,9 +5,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
-from lowrank import _check, _tree
+from lowrank import _check, _compat, _tree
 from lowrank._axes import Axes, resolve
 from lowrank._base import Path, PyTree, State, Transform, is_array
 from lowrank._select import Select, check_select, is_matrix, selected
@@ -156,9 +157,10 @@ def _check_temperature(temperature: Any) -> None:
         TypeError: If it is no number.
         ValueError: If it is not above 0.
     """
-    if is_array(temperature):
+    if not _compat.is_known(temperature):
         return
-    if isinstance(temperature, bool) or not isinstance(temperature, (int, float)):
+    number = isinstance(temperature, int | float) or is_array(temperature)
+    if isinstance(temperature, bool) or not number or np.shape(temperature) != ():
         raise TypeError(f"mtl_lora: temperature must be a number, got {temperature!r}.")
     if not temperature > 0:
         raise ValueError(f"mtl_lora: temperature must be above 0, got {temperature}.")

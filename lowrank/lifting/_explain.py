@@ -6,8 +6,7 @@ from typing import Any, NamedTuple
 import jax
 
 from lowrank import _show, _tree
-from lowrank._adapted import split
-from lowrank._base import Path, PyTree
+from lowrank._base import Path, PyTree, is_operator
 from lowrank._combine import state_parts
 from lowrank.lifting._frame import Session, Use
 from lowrank.lifting._lift import Evaluated, evaluated
@@ -28,10 +27,11 @@ class ExplainedLeaf(NamedTuple):
         flops: FLOPs of its products in one call, forward only; loops counted, `while`
             loops once.
         dense_flops: The same with a plain array in its place.
-        parameters: Numbers that the operator adds to its base, scales and keys left
-            out, whether they are trained or not.
+        parameters: Numbers that the operator, and those nested in it, add to the
+            innermost base, whether they are trained or not. Scales, keys and what
+            follows from the weight (norms) are left out.
         trainable: How many of them are trained; None if `explain` was not told.
-        nbytes: Bytes of all that the operator adds.
+        nbytes: Bytes of all that they add, with what is left out of `parameters`.
     """
 
     path: Path
@@ -156,7 +156,7 @@ def _leaf(
 ) -> ExplainedLeaf:
     op, path = call.operators[slot], call.paths[slot]
     mine = [use for use in call.uses if use.slot == slot]
-    added = [_added(term) for term in split(op)[1] or (op,)]
+    parameters, nbytes = _added(op)
     return ExplainedLeaf(
         path=path,
         shape=op.shape,
@@ -166,21 +166,26 @@ def _leaf(
         plan=_plan(mine, plan_of(path, plan)),
         flops=sum(use.flops for use in mine),
         dense_flops=sum(use.dense_flops for use in mine),
-        parameters=sum(count for count, _ in added),
+        parameters=parameters,
         trainable=None if trained is None else trained.get(path, 0),
-        nbytes=sum(nbytes for _, nbytes in added),
+        nbytes=nbytes,
     )
 
 
-_SETTINGS = ("scale", "key", "rate")
+# What is no parameter: settings, and norms, which follow from the weight.
+_UNCOUNTED = ("scale", "key", "rate", "norm")
 
 
-def _added(op: Any) -> tuple[int, int]:
-    """Numbers and bytes that one operator adds to its base."""
-    own = {n: getattr(op, n) for n in op.fields if n not in op.base_fields}
-    numbers = {n: v for n, v in own.items() if n not in _SETTINGS}
+def _added(weight: Any) -> tuple[int, int]:
+    """Numbers and bytes that all operators in a weight add to the innermost base."""
+    if not is_operator(weight):
+        return 0, 0
+    own = {n: getattr(weight, n) for n in weight.fields if n not in weight.base_fields}
+    numbers = {n: v for n, v in own.items() if n not in _UNCOUNTED}
+    below = [_added(getattr(weight, n)) for n in weight.base_fields]
     count = sum(row.count for row in _show.tree_rows(numbers))
-    return count, sum(row.nbytes for row in _show.tree_rows(own))
+    nbytes = sum(row.nbytes for row in _show.tree_rows(own))
+    return count + sum(c for c, _ in below), nbytes + sum(n for _, n in below)
 
 
 def _operation(use: Use) -> str:

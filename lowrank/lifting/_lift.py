@@ -111,13 +111,14 @@ def evaluated(
     operators = [leaves[i] for i in where]
     _check(paths, operators)
     check_matches(plan, paths)
+    weights = planned(paths, operators, plan)
     closed, dynamic, rebuild = _stage(fn, leaves, treedef)
     frame, values = Frame(session), []
     slot_of = {i: slot for slot, i in enumerate(where)}
     for i in dynamic:
         if i in slot_of:
-            weight = planned(paths[slot_of[i]], leaves[i], plan)
-            values.append(Value(ask.settle(weight), frozenset([slot_of[i]])))
+            slot = slot_of[i]
+            values.append(Value(ask.settle(weights[slot]), frozenset([slot])))
         else:
             values.append(Value(leaves[i]))
     results = evaluate(closed, [_plain(v) for v in values], frame)

@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lowrank import _tree
-from lowrank._base import Operator, Path
+from lowrank._adapted import split
+from lowrank._base import Operator, Path, is_operator
 
 Plan = Mapping[str, str]
 PLANS = ("factored", "premerged", "dense")
@@ -44,26 +45,42 @@ def plan_of(path: Path, plan: Plan | None) -> str:
     return "factored"
 
 
-def planned(path: Path, op: Operator, plan: Plan | None) -> Any:
-    """The operator as its plan wants it.
+def planned(
+    paths: Sequence[Path], operators: Sequence[Operator], plan: Plan | None
+) -> list[Any]:
+    """The operators as their plans want them.
 
     Raises:
-        ValueError: If the plan needs a dense form and there is none.
+        ValueError: If a plan needs a dense form that an operator lacks, or would keep
+            gradients from trained parts; all such leaves are named.
     """
-    name = plan_of(path, plan)
+    names = [plan_of(path, plan) for path in paths]
+    forms = [_form(op, name) for op, name in zip(operators, names, strict=True)]
+    bad = [
+        f"'{path}' ({type(op).__name__}) cannot be {name}: {_reason(op)}"
+        for path, op, name, form in zip(paths, operators, names, forms, strict=True)
+        if form is NotImplemented
+    ]
+    if bad:
+        raise ValueError(f"lift: {'; '.join(bad)}. Leave it factored.")
+    return forms
+
+
+def _form(op: Operator, name: str) -> Any:
+    """One operator under a plan, or NotImplemented."""
     if name == "factored":
         return op
     if not op.has_dense:
-        raise ValueError(
-            f"lift: the plan {name!r} needs a dense form, which '{path}' "
-            f"({type(op).__name__}) has not. Leave it factored."
-        )
-    if name == "dense":
-        return op.dense()
-    merged = op.premerge()
-    if merged is NotImplemented:
-        raise ValueError(
-            f"lift: '{path}' ({type(op).__name__}) cannot be premerged. Leave it "
-            "factored."
-        )
-    return merged
+        return NotImplemented
+    return op.dense() if name == "dense" else op.premerge()
+
+
+def _reason(op: Operator) -> str:
+    """Why an operator has no other form than its own."""
+    if not op.has_dense:
+        return "it has no dense form"
+    base, _ = split(op)
+    if is_operator(base) and base.trained:
+        kind = type(base).__name__
+        return f"what {kind} holds may be trained, and would get no gradient"
+    return f"{type(op).__name__} does not offer it"

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from lowrank.linalg._factored_svd import factored_svd
+from lowrank.linalg._factored_svd import factored_svd, reciprocal
 
 Polar = tuple[jax.Array, jax.Array, jax.Array]
 
@@ -76,14 +76,9 @@ def _polar_jvp(primals: tuple, tangents: tuple) -> tuple[Polar, Polar]:
     p = ut @ right
     total = s[..., None, :] + s[..., :, None]
     both = (s[..., None, :] > 0) & (s[..., :, None] > 0)
-    skew = (p - jnp.matrix_transpose(p)) * _reciprocal(total, both)
-    inverse = _reciprocal(s, s > 0)
+    skew = (p - jnp.matrix_transpose(p)) * reciprocal(total, both)
+    inverse = reciprocal(s, s > 0)
     du = (right - u @ p) * inverse[..., None, :] + u @ skew
     dvt = inverse[..., :, None] * (left - p @ vt)
     ds = jnp.diagonal(p, axis1=-2, axis2=-1)
     return (u, s, vt), (du.astype(u.dtype), ds.astype(s.dtype), dvt.astype(vt.dtype))
-
-
-def _reciprocal(x: jax.Array, where: jax.Array) -> jax.Array:
-    """One over `x`, or zero; its derivative is finite too."""
-    return jnp.where(where, 1 / jnp.where(where, x, 1), 0)

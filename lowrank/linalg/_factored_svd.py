@@ -79,8 +79,8 @@ def _svd_jvp(primals: tuple, tangents: tuple) -> tuple[Svd, Svd]:
     row, column = s[..., None, :], s[..., :, None]
     small = s.shape[-1] * jnp.finfo(s.dtype).eps * s[..., :1]
     gap = row - column
-    f = _reciprocal(gap * (row + column), jnp.abs(gap) > small[..., None])
-    over = _reciprocal(s, s > small)
+    f = reciprocal(gap * (row + column), jnp.abs(gap) > small[..., None])
+    over = reciprocal(s, s > small)
     pt = jnp.matrix_transpose(p)
     du = u @ (f * (p * row + column * pt)) + (right - u @ p) * over[..., None, :]
     dv = f * (column * p + pt * row)
@@ -88,6 +88,6 @@ def _svd_jvp(primals: tuple, tangents: tuple) -> tuple[Svd, Svd]:
     return (u, s, vt), (du, jnp.diagonal(p, axis1=-2, axis2=-1), dvt)
 
 
-def _reciprocal(x: jax.Array, where: jax.Array) -> jax.Array:
+def reciprocal(x: jax.Array, where: jax.Array) -> jax.Array:
     """One over `x`, or zero; its derivative is finite too."""
     return jnp.where(where, 1 / jnp.where(where, x, 1), 0)

@@ -3,14 +3,14 @@
 from collections.abc import Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from lowrank import _compat
 from lowrank._base import Array, PyTree
+from lowrank.merging._common import check_number
 from lowrank.merging._dare import weighing
-from lowrank.merging._pieces import check_choice, check_number, check_only, each, merge
+from lowrank.merging._pieces import check_choice, check_only, each, merge
 from lowrank.merging._ties import count, for_each_tree, ranks
 
 
@@ -122,6 +122,5 @@ def _check_gamma(gamma: Any) -> None:
         ValueError: If it is.
     """
     check_number("breadcrumbs", "gamma", gamma)
-    known = not isinstance(gamma, jax.Array) or _compat.is_concrete(gamma)
-    if known and not 0 <= np.asarray(gamma) < 1:
+    if _compat.is_known(gamma) and not 0 <= np.asarray(gamma) < 1:
         raise ValueError(f"breadcrumbs: gamma must lie in [0, 1), got {gamma}.")

@@ -32,8 +32,9 @@ def parts(who: str, trees: Sequence[PyTree]) -> dict[Path, Parts]:
 
     Raises:
         TypeError: If `trees` is no list.
-        ValueError: If there is no tree, or paths, shapes, dtypes or (where they can be
-            compared) values of the bases differ; every such path is named.
+        ValueError: If there is no tree; if paths, shapes, dtypes or (where they can be
+            compared) values of the bases differ; or if what is trained at a leaf is no
+            additive term. Every such path is named.
     """
     if not isinstance(trees, list | tuple):
         got = type(trees).__name__
@@ -48,20 +49,34 @@ def parts(who: str, trees: Sequence[PyTree]) -> dict[Path, Parts]:
         if any(path not in tree for tree in leaves)
     ]
     found: dict[Path, Parts] = {}
+    odd = []
     for path in first:
         if any(path not in tree for tree in leaves):
             continue
         pairs = [split(tree[path]) for tree in leaves]
-        bases = [base for base, _ in pairs]
+        bases, terms = zip(*pairs, strict=True)
+        if not any(terms):
+            odd += _trained(path, bases)
         if (reason := _differ(bases)) is not None:
             bad.append(f"'{path}': {reason}")
-        found[path] = Parts(bases[0], tuple(terms for _, terms in pairs))
+        found[path] = Parts(bases[0], terms)
+    if odd:
+        raise ValueError(
+            f"{who}: cannot merge {', '.join(odd)}: what is trained there is no "
+            "additive term. Merge low-rank terms and plain deltas."
+        )
     if bad:
         raise ValueError(
             f"{who}: the trees are not adapted from one base: {'; '.join(bad)}. Apply "
             "each transform to the same parameters."
         )
     return found
+
+
+def _trained(path: Path, bases: Sequence[Any]) -> list[str]:
+    """A leaf that holds trained parts, such as DoRA's, with its kind."""
+    kinds = [type(x).__name__ for x in bases if is_operator(x) and x.trained]
+    return [f"'{path}' ({kinds[0]})"] if kinds else []
 
 
 def _differ(bases: Sequence[Any]) -> str | None:
@@ -82,7 +97,7 @@ def _unequal(one: Any, two: Any) -> str | None:
         return next((reason for reason in reasons if reason is not None), None)
     if one.shape != two.shape or one.dtype != two.dtype:
         return f"base {_text(one)} against {_text(two)}"
-    both = all(_compat.is_concrete(x) or isinstance(x, np.ndarray) for x in (one, two))
+    both = _compat.is_known(one) and _compat.is_known(two)
     with jax.ensure_compile_time_eval():  # what is known stays known under jit
         same = not both or bool(jnp.array_equal(one, two))
     return None if same else "the bases differ in value"
@@ -116,8 +131,8 @@ def check_weights(who: str, weights: Any, number: int) -> list[Any]:
     A weight is a number, or a mapping from paths to numbers.
 
     Raises:
-        ValueError: If their number is wrong, one is no scalar, or a concrete one is not
-            finite.
+        ValueError: If their number is wrong, one is no real scalar, or a concrete one
+            is not finite.
     """
     if weights is None:
         return [1.0] * number
@@ -135,10 +150,30 @@ def check_weights(who: str, weights: Any, number: int) -> list[Any]:
             f"{who}: expected {number} weights, one number for each tree, got "
             f"{len(listed)} of shapes {shapes}."
         )
-    numbers = [w for w in flat if not hasattr(w, "aval") or _compat.is_concrete(w)]
+    if odd := [w for w in flat if not _is_number(w)]:
+        raise ValueError(f"{who}: expected numbers as weights, got {odd}.")
+    numbers = [w for w in flat if _compat.is_known(w)]
     if not all(np.isfinite(np.asarray(w)).all() for w in numbers):
         raise ValueError(f"{who}: the weights must be finite, got {listed}.")
     return listed
+
+
+def _is_number(value: Any) -> bool:
+    """Whether a value is a real number, traced or not."""
+    dtype = value.dtype if hasattr(value, "dtype") else np.asarray(value).dtype
+    real = (jnp.floating, jnp.integer, np.bool_)
+    return any(jnp.issubdtype(dtype, kind) for kind in real)
+
+
+def check_number(who: str, name: str, value: Any) -> None:
+    """Refuse what is no finite number; a traced one only by its shape.
+
+    Raises:
+        ValueError: If it is not.
+    """
+    fits = np.shape(value) == () and _is_number(value)
+    if not fits or (_compat.is_known(value) and not np.isfinite(np.asarray(value))):
+        raise ValueError(f"{who}: {name} must be a finite number, got {value!r}.")
 
 
 def weights_by_path(

@@ -5,10 +5,9 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from lowrank import _tree
 from lowrank._base import Array, PyTree
-from lowrank.merging._common import Parts, check_axes, parts, weights_by_path
-from lowrank.merging._factors import check_terms
+from lowrank.merging._common import Parts, weights_by_path
+from lowrank.merging._factors import adapted, assemble
 from lowrank.operators import Delta, LowRank
 from lowrank.operators._dispatch import scaled
 
@@ -46,16 +45,10 @@ def concat(trees: Sequence[PyTree], weights: Any = None) -> PyTree:
         PEFT's `add_weighted_adapter` with `combination_type="cat"` (exact, as here);
         the merge named "concat" in Zhang et al., LoRI, 2025, arXiv:2504.07448.
     """
-    found = parts("concat", trees)
-    adapted = [path for path, leaf in found.items() if any(leaf.terms)]
-    numbers = weights_by_path("concat", weights, len(trees), adapted)
-    check_terms("concat", found)
-    check_axes("concat", found)
-    merged = {
-        path: _merge(leaf, numbers[path]) if path in numbers else leaf.base
-        for path, leaf in found.items()
-    }
-    return _tree.replace("concat", trees[0], merged)
+    found = adapted("concat", trees)
+    numbers = weights_by_path("concat", weights, len(trees), found)
+    merged = {path: _merge(leaf, numbers[path]) for path, leaf in found.items()}
+    return assemble("concat", trees[0], merged)
 
 
 def _merge(leaf: Parts, weights: Sequence[Any]) -> Any:

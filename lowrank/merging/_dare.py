@@ -12,6 +12,7 @@ from lowrank.merging._pieces import (
     Pieces,
     check_choice,
     check_density,
+    check_key,
     check_only,
     each,
     merge,
@@ -135,6 +136,7 @@ def dare(
         Yu et al., Language Models are Super Mario, 2023, arXiv:2311.03099: section 3.2.
         PEFT 0.21.2, `add_weighted_adapter`. mergekit 0.1.5, `dare_linear`, `dare_ties`.
     """
+    check_key("dare", key)
     number = check_density("dare", 0.2 if trim is None else trim, 1, "trim")
     weigh = weighing(elect, bool(normalize))
     fuses: dict[str, Fuse] = {

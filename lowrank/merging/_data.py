@@ -10,7 +10,7 @@ from lowrank import _compat, _tree
 from lowrank._base import Array, Path, PyTree, as_struct, is_floating, is_operator
 from lowrank._select import Select
 from lowrank.merging._common import weights_by_path
-from lowrank.merging._factors import Matrices, Plain
+from lowrank.merging._factors import Matrices, Plain, wide
 from lowrank.operators._dispatch import scaled
 
 Shape = tuple[int, ...]
@@ -38,13 +38,9 @@ def positive_weights(
 
 def _no_mean(weights: Sequence[Any]) -> bool:
     """Whether weights are known to be negative or all zero."""
-    known = [np.asarray(w) for w in weights if _known(w)]
+    known = [np.asarray(w) for w in weights if _compat.is_known(w)]
     negative = any(bool((w < 0).any()) for w in known)
     return negative or (len(known) == len(weights) and not any(map(np.any, known)))
-
-
-def _known(x: Any) -> bool:
-    return not hasattr(x, "aval") or _compat.is_concrete(x)
 
 
 def by_path(
@@ -115,16 +111,11 @@ def _misfit(
         return f"given for some trees, missing for {missing}"
     if wrong := [np.shape(x) for x in arrays if np.shape(x) != want]:
         return f"expected shape {want}, got {wrong[0]}"
-    known = [np.asarray(x) for x in arrays if _known(x)]
+    known = [np.asarray(x) for x in arrays if _compat.is_known(x)]
     if not all(np.isfinite(x).all() for x in known):
         return "it is not finite"
     signed = [x if nonnegative else np.diagonal(x, 0, -2, -1) for x in known]
     return "it has negative entries" if any((x < 0).any() for x in signed) else None
-
-
-def wide(x: Array) -> Array:
-    """In float32 or wider."""
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def mean(leaf: Matrices | Plain, weights: Sequence[Any]) -> Any:

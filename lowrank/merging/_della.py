@@ -3,17 +3,17 @@
 from collections.abc import Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from lowrank import _compat
 from lowrank._base import Array, PyTree
+from lowrank.merging._common import check_number
 from lowrank.merging._dare import same_norm, weighing
 from lowrank.merging._pieces import (
     check_choice,
     check_density,
-    check_number,
+    check_key,
     each,
     merge,
 )
@@ -100,6 +100,7 @@ def della(
         Deep et al., DELLA-Merging, 2024, arXiv:2406.11617: section 3. mergekit 0.1.5,
         `della`, `della_linear`.
     """
+    check_key("della", key)
     check_choice("della", conformance, ("paper", "mergekit"))
     _check_range(density, epsilon)
 
@@ -130,10 +131,7 @@ def _check_range(density: Any, epsilon: Any) -> None:
     """
     check_number("della", "epsilon", epsilon)
     density = check_density("della", density, max(np.size(density), 1))
-    if not all(
-        not isinstance(v, jax.Array) or _compat.is_concrete(v)
-        for v in (density, epsilon)
-    ):
+    if not (_compat.is_known(density) and _compat.is_known(epsilon)):
         return
     low, high = (np.asarray(density) + s * np.asarray(epsilon) for s in (-1, 1))
     inside = (low > 0) & (high < 1) | (np.asarray(density) == 1)

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 
 from lowrank._base import Array, Operator, Path, PyTree
-from lowrank.merging._common import Parts, check_axes, parts
-from lowrank.merging._factors import Layout, check_terms
+from lowrank.merging._common import Parts
+from lowrank.merging._factors import Layout, adapted, wide
 from lowrank.operators import Delta, LowRank
 
 
@@ -53,15 +53,7 @@ def dense_deltas(who: str, trees: Sequence[PyTree]) -> dict[Path, Dense]:
         ValueError: If the bases differ, a term is neither low-rank nor a plain delta,
             or factors of one leaf hold different axes; all such leaves are named.
     """
-    found = parts(who, trees)
-    check_terms(who, found)
-    check_axes(who, found)
-    return {p: _leaf(own) for p, own in found.items() if any(own.terms)}
-
-
-def wide(x: Array) -> Array:
-    """In float32, or the wider dtype it has."""
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    return {path: _leaf(own) for path, own in adapted(who, trees).items()}
 
 
 def _leaf(own: Parts) -> Dense:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 
 from lowrank import _tree
+from lowrank._adapted import split
 from lowrank._base import Array, Operator, Path, PyTree
 from lowrank.merging._common import Parts, check_axes, parts
 from lowrank.operators import Delta, LowRank
@@ -111,10 +112,24 @@ def factored(who: str, trees: Sequence[PyTree]) -> dict[Path, Matrices | Plain]:
         ValueError: If the bases differ, a term is neither low-rank nor a plain delta,
             or factors of one leaf hold different axes; all such leaves are named.
     """
+    return {path: _leaf(own) for path, own in adapted(who, trees).items()}
+
+
+def adapted(who: str, trees: Sequence[PyTree]) -> dict[Path, Parts]:
+    """The leaves that a tree adapts, by low-rank terms and plain deltas alone.
+
+    Returns:
+        By path, in the order of the tree.
+
+    Raises:
+        TypeError: If `trees` is no list.
+        ValueError: If the bases differ, a term is neither low-rank nor a plain delta,
+            or factors of one leaf hold different axes; all such leaves are named.
+    """
     found = parts(who, trees)
     check_terms(who, found)
     check_axes(who, found)
-    return {p: _leaf(own) for p, own in found.items() if any(own.terms)}
+    return {path: own for path, own in found.items() if any(own.terms)}
 
 
 def check_terms(who: str, found: Mapping[Path, Parts]) -> None:
@@ -139,8 +154,8 @@ def check_terms(who: str, found: Mapping[Path, Parts]) -> None:
 
 def assemble(who: str, tree: PyTree, merged: Mapping[Path, Any]) -> PyTree:
     """The tree with merged leaves in place, and every other leaf as its base."""
-    found = parts(who, [tree])
-    return _tree.replace(who, tree, {p: own.base for p, own in found.items()} | merged)
+    bases = {path: split(leaf)[0] for path, leaf in _tree.leaves(who, tree).items()}
+    return _tree.replace(who, tree, {**bases, **merged})
 
 
 def _leaf(own: Parts) -> Matrices | Plain:
@@ -156,13 +171,14 @@ def _leaf(own: Parts) -> Matrices | Plain:
     return Matrices(own.base, a, b, layout)
 
 
-def _wide(x: Array) -> Array:
+def wide(x: Array) -> Array:
+    """In float32, or the wider dtype it has."""
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def _delta(terms: Sequence[Operator]) -> Array | None:
     """The plain deltas of one tree at one leaf, summed."""
-    found = [_wide(term.d) for term in terms if isinstance(term, Delta)]
+    found = [wide(term.d) for term in terms if isinstance(term, Delta)]
     return sum(found[1:], found[0]) if found else None
 
 
@@ -171,7 +187,7 @@ def _pair(layout: Layout, terms: Sequence[Operator]) -> tuple[Array, Array]:
     stack = layout.sizes(layout.stack)
     n, m = (math.prod(layout.sizes(d)) for d in (layout.inputs, layout.outputs))
     pairs = [
-        (_wide(t.a).reshape(*stack, n, -1), _wide(t.scaled_b()).reshape(*stack, -1, m))
+        (wide(t.a).reshape(*stack, n, -1), wide(t.scaled_b()).reshape(*stack, -1, m))
         for t in terms
         if isinstance(t, LowRank)
     ]

@@ -12,7 +12,8 @@ from lowrank import _tree
 from lowrank._adapted import materialize
 from lowrank._base import Array, Path, PyTree, is_operator
 from lowrank._select import Select
-from lowrank.merging._data import chosen, wide
+from lowrank.merging._data import chosen
+from lowrank.merging._factors import wide
 
 Leaves = dict[Path, Array]
 

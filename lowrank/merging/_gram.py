@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from lowrank import _tree
+from lowrank._adapted import split
 from lowrank._base import Array, Path, PyTree, is_floating, is_operator
 from lowrank._select import Select
 from lowrank.lifting import LiftError, lift
@@ -84,7 +85,7 @@ def gram(
 def _layouts(adapted: PyTree, select: Select | None) -> dict[Path, Layout]:
     """Which axes of each leaf are its inputs."""
     leaves, bad = chosen("gram", adapted, select), []
-    known = {p: x for p, x in leaves.items() if is_operator(x)}
+    known = {p: x for p, x in leaves.items() if split(x)[1]}
     found = {
         path: leaf.layout
         for path, leaf in factored("gram", [known]).items()

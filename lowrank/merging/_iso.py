@@ -7,11 +7,10 @@ import jax.numpy as jnp
 
 from lowrank._base import Array, Operator, Path, PyTree
 from lowrank.linalg import factored_polar
-from lowrank.merging._common import weights_by_path
+from lowrank.merging._common import check_number, weights_by_path
 from lowrank.merging._factors import Matrices, Plain, assemble, factored
 from lowrank.merging._spectra import (
     Spectral,
-    check_scale,
     nearest_isometry,
     of_whole,
     plain,
@@ -78,7 +77,7 @@ def iso(
         TypeError: If `trees` is no list.
         ValueError: If the bases differ, a term is neither low-rank nor a plain delta,
             factors hold different axes, the weights do not fit, or `scale` is no
-            number.
+            finite number.
 
     Example:
         >>> w, a, b = jnp.zeros((3, 2)), jnp.eye(3, 2), jnp.diag(jnp.array([3.0, 1.0]))
@@ -95,7 +94,7 @@ def iso(
         Marczak et al., No Task Left Behind, 2025, arXiv:2502.04959: Iso-C.
     """
     spectral("iso", conformance)
-    scale = check_scale("iso", scale)
+    check_number("iso", "scale", scale)
     flatten = isotropic_factors if conformance is None else isotropic_whole
 
     def leaf(own: Matrices, weights: Sequence[Any]) -> tuple[Array, Array]:
@@ -154,7 +153,7 @@ def iso_cts(
         Marczak et al., No Task Left Behind, 2025, arXiv:2502.04959: Iso-CTS.
     """
     decompose = spectral("iso_cts", conformance)
-    scale = check_scale("iso_cts", scale)
+    check_number("iso_cts", "scale", scale)
     if not 0 <= common <= 1:
         raise ValueError(f"iso_cts: expected common in [0, 1], got {common}.")
 

@@ -41,7 +41,7 @@ def knots(
     weights: Any = None,
     *,
     merge: Callable[..., PyTree] | None = None,
-    density: Any = 0.2,
+    density: Any = None,
 ) -> PyTree:
     """KnOTS: write all changes in one basis, and merge what is left of each.
 
@@ -58,8 +58,8 @@ def knots(
             this library, with `functools.partial` for its options. A part tree maps
             each adapted path to `P_t` over a base of zeros; leaves that are no matrices
             take part as they are. None for `ties`.
-        density: Share of its entries over all leaves that each task keeps, for `ties`;
-            unused with another merge.
+        density: For `ties` alone, share of its entries over all leaves that each task
+            keeps; None for 0.2.
 
     Returns:
         One adapted tree over the same base, of rank `k = min(m, sum_t r_t)` at most.
@@ -69,8 +69,9 @@ def knots(
     Raises:
         TypeError: If `trees` is no list, or `merge` is not callable.
         ValueError: If the bases differ, a term is neither low-rank nor a plain delta,
-            factors hold different axes, the weights do not fit, or `merge` returns
-            anything but an adapted tree over the bases of the part trees.
+            factors hold different axes, the weights do not fit, `density` comes with
+            `merge`, or `merge` returns anything but an adapted tree over the bases of
+            the part trees.
 
     Example:
         >>> w, a, b = jnp.zeros((4, 3)), jnp.eye(4, 1), jnp.ones((1, 3))
@@ -90,7 +91,13 @@ def knots(
         Stoica et al., Model merging with SVD to tie the KnOTS, 2024, arXiv:2410.19735:
         the joint SVD, and merging of its task-wise parts.
     """
-    chosen = functools.partial(ties, density=density) if merge is None else merge
+    if merge is not None and density is not None:
+        raise ValueError(
+            "knots: density is for the default merge, ties. Give it to your merge: "
+            "merge=functools.partial(..., density=...)."
+        )
+    share = 0.2 if density is None else density
+    chosen = functools.partial(ties, density=share) if merge is None else merge
     check_merge("knots", chosen)
     found = factored("knots", trees)
     weights_by_path("knots", weights, len(trees), found)

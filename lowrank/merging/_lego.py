@@ -9,9 +9,11 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from lowrank import _check, _tree
+from lowrank import _tree
 from lowrank._base import Array, Path, PyTree
+from lowrank.merging._common import check_number
 from lowrank.merging._factors import Layout, Matrices, assemble
+from lowrank.merging._pieces import check_key
 from lowrank.merging._svd import check_rank
 from lowrank.merging._terms import Weighted, rooted, weighted
 
@@ -55,7 +57,7 @@ def lego(
             random key.
         ValueError: If `rank < 1` or `iterations < 1`, the bases differ, a term is
             neither low-rank nor a plain delta, factors of a leaf hold different axes,
-            or the weights do not fit.
+            or the weights or `scale` do not fit.
 
     Example:
         >>> params, tx = {"w": jnp.ones((6, 5))}, lrk.lora(2)
@@ -89,7 +91,9 @@ def lego(
         raise TypeError(f"lego: expected an int as iterations, got {iterations!r}.")
     if iterations < 1:
         raise ValueError(f"lego: iterations must be at least 1, got {iterations}.")
-    _check.check_key("lego", key)
+    check_key("lego", key)
+    if scale is not None:
+        check_number("lego", "scale", scale)
     leaves = weighted("lego", trees, weights)
     merged: dict[Path, Any] = {}
     for path, leaf in leaves.items():

@@ -10,9 +10,16 @@ import numpy as np
 
 from lowrank import _check, _compat, _tree
 from lowrank._base import Array, Path, PyTree
-from lowrank.merging._common import Parts, check_axes, parts, weights_by_path
-from lowrank.merging._dense import Dense, dense_deltas, wide
-from lowrank.merging._factors import assemble
+from lowrank.merging._common import (
+    Parts,
+    check_axes,
+    check_number,
+    parts,
+    weights_by_path,
+)
+from lowrank.merging._dense import Dense, dense_deltas
+from lowrank.merging._factors import assemble, wide
+from lowrank.merging._terms import roots
 from lowrank.operators import LowRank
 
 
@@ -60,10 +67,10 @@ def merge(
             shape of `x` where there is a key.
         fuse: `fuse(pieces, density)`.
         scale: Factor of what is merged.
-        key: Random key.
+        key: Random key, checked.
 
     Raises:
-        TypeError: If `trees` is no list, or `key` is no key.
+        TypeError: If `trees` is no list.
         ValueError: If anything does not fit.
     """
     take = _factor_pieces if conformance == "peft" else _dense_pieces
@@ -71,7 +78,6 @@ def merge(
     density = check_density(who, density, len(trees))
     check_number(who, "scale", scale)
     if key is not None:
-        _check.check_key(who, key)
         _check.check_hashes(who, (path for path, _ in pieces))
     if prune is not None:
         pieces = {
@@ -156,8 +162,7 @@ def _factor_pieces(
         depth = math.prod(own.base.shape[d] for d in first.stack)
         product = _column([_scale(t, depth) for t in terms], wide(first.b).dtype)
         product = product * _column(numbers[path], product.dtype)
-        root = jnp.sqrt(jnp.abs(product))
-        signed = jnp.where(product >= 0, root, -root)
+        signed, root = roots(product)
         for part, (field, w) in enumerate({"a": signed, "b": root}.items()):
             arrays = [None if t is None else wide(getattr(t, field)) for t in terms]
             pieces[path, part] = Piece(_stacked(arrays, depth), w)
@@ -218,6 +223,15 @@ def _check_ranks(who: str, found: Mapping[Path, Parts]) -> None:
         )
 
 
+def check_key(who: str, key: Any) -> None:
+    """Refuse what is not one random key.
+
+    Raises:
+        TypeError: If it is none.
+    """
+    _check.check_key(who, key, f"{who}(trees, ..., key=jax.random.key(0))")
+
+
 def check_choice(who: str, conformance: str, choices: Iterable[str]) -> None:
     """Refuse a conformance that there is no published code for.
 
@@ -247,17 +261,6 @@ def check_only(
         )
 
 
-def check_number(who: str, name: str, value: Any) -> None:
-    """Refuse what is no finite number; a traced one only by its shape.
-
-    Raises:
-        ValueError: If it is not.
-    """
-    known = not hasattr(value, "aval") or _compat.is_concrete(value)
-    if np.shape(value) != () or (known and not np.isfinite(np.asarray(value))):
-        raise ValueError(f"{who}: {name} must be a finite number, got {value!r}.")
-
-
 def check_density(who: str, density: Any, number: int, name: str = "density") -> Any:
     """A share for all trees, `()`, or for each, `[T]`: of NumPy where it can be.
 
@@ -269,8 +272,7 @@ def check_density(who: str, density: Any, number: int, name: str = "density") ->
         density = jnp.stack(list(map(jnp.asarray, density))) if traced else density
     if not isinstance(density, jax.Array):
         density = np.asarray(density, np.float64)
-    known = isinstance(density, np.ndarray) or _compat.is_concrete(density)
-    values = np.asarray(density) if known else np.ones(())
+    values = np.asarray(density) if _compat.is_known(density) else np.ones(())
     fits = density.shape in ((), (number,)) and density.size
     if not fits or not np.all((values > 0) & (values <= 1)):
         raise ValueError(

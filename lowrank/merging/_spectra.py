@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
-import numpy as np
 
 from lowrank._base import Array, Operator
 from lowrank.linalg import factored_polar, factored_svd, support
@@ -100,17 +99,3 @@ def plain(
     """A leaf that is no matrix: the weighted sum, or the mean as published."""
     share = scale / len(weights) if conformance == "paper" else scale
     return own.operator([w * share for w in weights])
-
-
-def check_scale(who: str, scale: Any) -> Any:
-    """Refuse a scale that is no number.
-
-    Raises:
-        ValueError: If it is none.
-    """
-    if np.shape(scale) != ():
-        raise ValueError(
-            f"{who}: expected one number as scale, got an array of shape "
-            f"{np.shape(scale)}. Weigh the trees by weights=."
-        )
-    return scale

@@ -3,14 +3,12 @@
 from collections.abc import Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
-import numpy as np
 
-from lowrank import _compat
 from lowrank._base import Array, PyTree
+from lowrank.merging._common import check_number
 from lowrank.merging._factors import assemble
-from lowrank.merging._terms import Weighted, weighted
+from lowrank.merging._terms import Weighted, equal, weighted
 from lowrank.operators import LowRank
 from lowrank.operators._dispatch import scaled
 
@@ -60,9 +58,7 @@ def task_arithmetic(
         section 2, addition of task vectors. Zhang et al., LoRI, 2025, arXiv:2504.07448.
     """
     who = "task_arithmetic"
-    known = not hasattr(scale, "aval") or _compat.is_concrete(scale)
-    if np.shape(scale) != () or (known and not np.isfinite(np.asarray(scale))):
-        raise ValueError(f"{who}: expected a finite number as scale, got {scale!r}.")
+    check_number(who, "scale", scale)
     leaves = weighted(who, trees, weights, scale)
     merged = {path: _merge(leaf) for path, leaf in leaves.items()}
     return assemble(who, trees[0], merged)
@@ -73,7 +69,7 @@ def _merge(leaf: Weighted) -> Any:
     groups: list[tuple[Array, list[Array]]] = []
     for w, term in leaf.pairs():
         b = scaled(term.scaled_b(), w)
-        found = (own for a, own in groups if _same(a, term.a))
+        found = (own for a, own in groups if equal(a, term.a))
         if (group := next(found, None)) is None:
             groups.append((term.a, [b]))
         else:
@@ -86,15 +82,3 @@ def _merge(leaf: Weighted) -> Any:
     b = jnp.concatenate(sums, axis=len(first.stack))
     held = {"a_dims": first.a_dims, "b_dims": first.b_dims}
     return LowRank(leaf.base, a, b, jnp.ones((), b.dtype), **held)
-
-
-def _same(one: Array, two: Array) -> bool:
-    """Whether two arrays are known to be equal."""
-    if one is two:
-        return True
-    if one.shape != two.shape or one.dtype != two.dtype:
-        return False
-    if not (_compat.is_concrete(one) and _compat.is_concrete(two)):
-        return False
-    with jax.ensure_compile_time_eval():  # what is known stays known under jit
-        return bool(jnp.array_equal(one, two))

@@ -3,11 +3,13 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 
+from lowrank import _compat
 from lowrank._base import Array, Path, PyTree
-from lowrank.merging._common import check_axes, parts, weights_by_path
-from lowrank.merging._factors import check_terms
+from lowrank.merging._common import weights_by_path
+from lowrank.merging._factors import adapted
 from lowrank.operators import Delta, LowRank
 from lowrank.operators._dispatch import scaled
 
@@ -51,10 +53,8 @@ def weighted(
         ValueError: If the bases differ, a term is neither low-rank nor a plain delta,
             factors of a leaf hold different axes, or the weights do not fit.
     """
-    found = {p: own for p, own in parts(who, trees).items() if any(own.terms)}
+    found = adapted(who, trees)
     numbers = weights_by_path(who, weights, len(trees), found)
-    check_terms(who, found)
-    check_axes(who, found)
     leaves = {}
     for path, own in found.items():
         scales = [w * scale for w in numbers[path]]
@@ -72,18 +72,38 @@ def _with_deltas(base: Any, deltas: Sequence[Array]) -> Any:
     return Delta(base, sum(deltas[1:], deltas[0])) if deltas else base
 
 
-def rooted(weight: Any, term: LowRank) -> tuple[Array, Array]:
-    """Both factors times the root of weight times scale, its sign on `a`.
+def equal(one: Any, two: Any) -> bool | None:
+    """Whether two arrays are one or have equal values; None where a value is unknown.
+
+    Under `jit` the values of arguments are.
+    """
+    if one is two:
+        return True
+    if one.shape != two.shape or one.dtype != two.dtype:
+        return False
+    if not (_compat.is_known(one) and _compat.is_known(two)):
+        return None
+    with jax.ensure_compile_time_eval():  # what is known stays known under jit
+        return bool(jnp.array_equal(one, two))
+
+
+def roots(x: Array) -> tuple[Array, Array]:
+    """`sqrt(|x|)`, with the sign of `x` and without.
 
     The root has no derivative at zero; it is taken as zero there.
     """
-    x = jnp.asarray(weight) * term.scale
-    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     null = x == 0
     root = jnp.where(null, 0, jnp.sqrt(jnp.where(null, 1, jnp.abs(x))))
+    return jnp.where(x < 0, -root, root), root
+
+
+def rooted(weight: Any, term: LowRank) -> tuple[Array, Array]:
+    """Both factors times the root of weight times scale, its sign on `a`."""
+    x = jnp.asarray(weight) * term.scale
+    signed, root = roots(x.astype(jnp.promote_types(x.dtype, jnp.float32)))
 
     def times(factor: Array, by: Array) -> Array:
         wide = (1,) * (factor.ndim - by.ndim) if by.ndim else ()
         return factor * by.reshape(*by.shape, *wide).astype(factor.dtype)
 
-    return times(term.a, jnp.where(x < 0, -root, root)), times(term.b, root)
+    return times(term.a, signed), times(term.b, root)

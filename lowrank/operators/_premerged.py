@@ -7,13 +7,19 @@ import jax.numpy as jnp
 from jax import lax
 
 from lowrank._adapted import split
-from lowrank._base import Array, Operator
+from lowrank._base import Array, Operator, is_operator
 from lowrank.operators import _dispatch as ask
 from lowrank.operators._specs import Contraction
 
 
-def premerged(op: Operator) -> Operator:
-    """Form the weight of an additive operator once."""
+def premerged(op: Operator) -> Any:
+    """Form the weight of an additive operator once.
+
+    Declines where the base holds trained parts: they would get no gradient.
+    """
+    base, _ = split(op)
+    if is_operator(base) and base.trained:
+        return NotImplemented
     return Premerged._make(m=lax.stop_gradient(op.dense()), op=op)
 
 
@@ -22,7 +28,8 @@ class Premerged(Operator):
 
     For a `LowRank`, `m = w + scale * a b`, the forward product is `x m` and backward
     `dx = g mᵀ`, `db = (x a)ᵀ g` and `da = xᵀ(g bᵀ)`: the gradient of the full weight is
-    never formed. Every additive term down to the base gets its gradient, the base none.
+    never formed. Every additive term down to the base gets its gradient, the base none,
+    so it must be an array or an operator with no trained part.
     Gradients are exact at every reverse order; forward mode raises. Convolutions,
     look-ups and operations other than a rearrangement fall back to the factored form.
 

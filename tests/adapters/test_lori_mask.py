@@ -225,8 +225,9 @@ def test_refuses_states_without_a_dense_b():
 
 def test_refuses_a_state_that_was_not_trained():
     state = lrk.lori(2).init(jax.random.key(0), {"w": jnp.ones((4, 3))})
-    with pytest.raises(ValueError, match="every `b` is zero. Train before"):
-        lrk.lori_mask(state)
+    for own in (state, jax.tree.map(np.asarray, state)):  # from a file, too
+        with pytest.raises(ValueError, match="every `b` is zero. Train before"):
+            lrk.lori_mask(own)
 
 
 def test_refuses_a_run_that_diverged():

@@ -120,8 +120,11 @@ def test_refuses_wrong_hyperparameters():
         lrk.mtl_lora(2, 0)
     with pytest.raises(ValueError, match="temperature must be above 0, got 0"):
         lrk.mtl_lora(2, 2, temperature=0)
-    with untyped(), pytest.raises(TypeError, match="temperature must be a number"):
-        lrk.mtl_lora(2, 2, temperature="low")
+    with pytest.raises(ValueError, match=r"temperature must be above 0, got -1\.0"):
+        lrk.mtl_lora(2, 2, temperature=np.float32(-1))
+    for wrong in ("low", jnp.ones(2)):
+        with untyped(), pytest.raises(TypeError, match="temperature must be a number"):
+            lrk.mtl_lora(2, 2, temperature=wrong)
 
 
 def test_refuses_a_state_of_another_transform():

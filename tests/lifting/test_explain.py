@@ -84,6 +84,20 @@ def test_every_term_of_a_stacked_adapter_counts():
     assert leaf.parameters == (6 + 4) * 3
 
 
+def test_parameters_of_nested_operators_count_and_norms_do_not():
+    select = lrk.matching("head/kernel")
+    tx = lrk.chain(
+        lrk.lora(1, select=select),
+        lrk.dora(2, select=select),
+        lrk.lora(3, select=select),
+    )
+    adapted, state = adapted_by(tx)
+    (leaf,) = lrk.explain(model, adapted, IDS, trainable=state.trainable).leaves
+    assert leaf.parameters == leaf.trainable == (6 + 4) * (1 + 2 + 3) + 4
+    scales, norm = 3, 4
+    assert leaf.nbytes == 4 * (leaf.parameters + scales + norm)
+
+
 def test_what_lift_would_refuse_is_reported_as_formed():
     def normed(params, ids):
         w = params["head"]["kernel"]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import lowrank as lrk
-from lowrank.merging import concat, overlap
+from lowrank.merging import concat, overlap, task_arithmetic
 from lowrank.merging._common import check_weights, parts
 from tests.network import numbers
 from tests.untyped import untyped
@@ -128,6 +128,38 @@ def test_bases_that_are_operators_are_compared_by_their_parts():
 
 
 @pytest.mark.parametrize("merge", MERGES)
+def test_refuses_what_is_trained_and_no_additive_term(merge):
+    tx = lrk.dora(1)
+    one = tx.apply(PARAMS, tx.init(jax.random.key(0), PARAMS))
+    message = r"cannot merge 'v' \(Magnitude\), 'w' \(Magnitude\): what is trained"
+    with pytest.raises(ValueError, match=message):
+        merge([one, one])
+    with pytest.raises(ValueError, match=message):
+        jax.eval_shape(lambda *trees: merge(trees), one, one)
+
+
+def test_an_adapter_over_what_is_trained_is_merged_where_any_tree_has_one():
+    tx, select = lrk.dora(1, select=lrk.matching("w")), lrk.matching("w")
+    under = tx.apply(PARAMS, tx.init(jax.random.key(0), PARAMS))
+    over = lrk.lora(1, select=select)
+    one = over.apply(under, over.init(jax.random.key(1), under))
+    for merge in (concat, task_arithmetic):
+        assert lrk.split(merge([under, one])["w"])[0] is under["w"]
+
+
+def test_a_frozen_base_without_an_adapter_is_kept():
+    class Halved(Doubled):
+        fields = ("w",)
+        own_trained = False
+
+    base = {"v": Halved(PARAMS["v"]), "w": PARAMS["w"]}
+    select = lrk.matching("w")
+    tx = lrk.lora(1, select=select)
+    one = tx.apply(base, tx.init(jax.random.key(0), base))
+    assert concat([one, one])["v"] is base["v"]
+
+
+@pytest.mark.parametrize("merge", MERGES)
 def test_refuses_what_is_no_list_of_trees(merge):
     with pytest.raises(ValueError, match="expected at least one adapted tree, got non"):
         merge([])
@@ -153,6 +185,8 @@ def test_weights_are_ones_or_as_given():
         (0.5, "expected 2 weights, one number for each tree, got 0.5"),
         ([1.0, np.nan], r"the weights must be finite, got \[1.0, nan\]"),
         (jnp.array([np.inf, 1.0]), "the weights must be finite"),
+        ("ab", r"concat: expected numbers as weights, got \['a', 'b'\]"),
+        ([None, 1j], r"expected numbers as weights, got \[None, 1j\]"),
     ],
 )
 def test_refuses_weights_that_do_not_fit(weights, message):

@@ -154,6 +154,9 @@ def test_needs_a_key():
         dare(trees(), density=0.5)
     with untyped(), pytest.raises(TypeError, match="dare: expected one random key"):
         dare(trees(), density=0.5, key=jnp.zeros(3))
+    message = r"dare: .* got NoneType\. Call dare\(trees, \.\.\., key=jax"
+    with untyped(), pytest.raises(TypeError, match=message):
+        dare(trees(), density=0.5, key=None)
 
 
 def test_trim_is_of_an_election_as_in_the_paper():

@@ -24,7 +24,7 @@ from tests.untyped import untyped
 
 
 def test_with_a_linear_inner_merge_it_is_that_merge():
-    merged = knots(trees(), WEIGHTS, inner=task_arithmetic)
+    merged = knots(trees(), WEIGHTS, merge=task_arithmetic)
     plain = task_arithmetic(trees(), WEIGHTS)
     assert_close(added(merged), added(plain))
     assert_close(lrk.materialize(merged)["bias"], lrk.materialize(plain)["bias"])
@@ -39,7 +39,7 @@ def test_the_inner_merge_gets_lossless_parts_over_one_basis():
         seen.append((parts, weights))
         return task_arithmetic(parts, weights)
 
-    knots(trees(), WEIGHTS, inner=inner)
+    knots(trees(), WEIGHTS, merge=inner)
     (parts, weights), own = seen[0], trees()
     assert weights == WEIGHTS
     assert [p["first"].shape for p in parts] == [(8, 5)] * 3
@@ -72,13 +72,13 @@ def test_ties_is_the_default_and_density_is_for_it():
     assert_close(added(knots(own, WEIGHTS)), found[0])
     assert float(jnp.abs(found[0] - found[1]).max()) > 0.1
     other = functools.partial(magnitude, density=1.0)
-    merged = added(knots(own, WEIGHTS, inner=other))
+    merged = added(knots(own, WEIGHTS, merge=other))
     assert_close(merged, added(task_arithmetic(own, WEIGHTS)))
 
 
 def test_the_authors_code_gives_the_same():
     own = golden_trees("thin")
-    merged = lrk.materialize(knots(own, inner=task_arithmetic))
+    merged = lrk.materialize(knots(own, merge=task_arithmetic))
     assert_close(merged, golden("knots_tv"))
     # Their trimming keeps one entry more than the share of 20 per cent.
     size = 6 * (10 + 11)
@@ -94,7 +94,12 @@ def test_refuses_an_inner_merge_that_is_none():
         untyped(),
         pytest.raises(TypeError, match="knots: expected the inner merge as"),
     ):
-        knots(trees(), inner="ties")
+        knots(trees(), merge="ties")
+
+
+def test_refuses_a_density_that_no_merge_would_see():
+    with pytest.raises(ValueError, match="knots: density is for the default merge"):
+        knots(trees(), merge=task_arithmetic, density=0.5)
 
 
 @pytest.mark.parametrize(
@@ -114,4 +119,4 @@ def test_refuses_an_inner_merge_that_is_none():
 )
 def test_refuses_what_is_no_merge_of_the_parts(inner, message):
     with pytest.raises(ValueError, match=f"knots: the inner merge must .*{message}"):
-        knots(trees(), inner=inner)
+        knots(trees(), merge=inner)

@@ -61,6 +61,47 @@ def test_a_shared_a_makes_it_too_large_by_the_number_of_trees():
     assert_close(lrk.materialize(linear(own, [0.4] * 3))["w"], 3 * exact)
 
 
+def with_one_a(own):
+    """The trees, all with the `A` of the first, as arrays of their own."""
+    return [
+        {
+            path: op.replace(a=np.array(own[0][path].a))
+            if isinstance(op, lrk.LowRank)
+            else op
+            for path, op in tree.items()
+        }
+        for tree in own
+    ]
+
+
+@pytest.mark.parametrize("weights", [WEIGHTS, SIGNED])
+def test_over_one_shared_a_it_is_the_sum(weights):
+    own = with_one_a(trees(SAME))
+    merge = functools.partial(linear, shared_a=True)
+    merged = merge(own, weights)
+    want = merged_by(reference.task_arithmetic, own, weights)
+    assert_close(lrk.materialize(merged), want)
+    assert [merged[path].rank for path in ("w", "layers", "heads")] == [2] * 3
+    assert_slope(merge, reference.task_arithmetic, weights, own)
+
+
+def test_over_one_shared_a_it_lives_on():
+    own = with_one_a(trees(SAME))
+    assert_lives_on(functools.partial(linear, shared_a=True), own)
+
+
+def test_shared_terms_of_one_tree_are_one_factor():
+    w, a, b, c = (
+        jnp.zeros((6, 4)),
+        *(numbers(i, 6, 1) for i in (1, 2)),
+        numbers(3, 2, 4),
+    )
+    one = {"w": lrk.LowRank(lrk.LowRank(w, a, c[:1]), b, c[1:])}
+    two = {"w": lrk.LowRank(w, np.concatenate([b, a], axis=1), c[::-1])}
+    merged = linear([one, two], [0.5, 2.0], shared_a=True)
+    assert_close(lrk.materialize(merged)["w"], 2.5 * (a @ c[:1] + b @ c[1:]))
+
+
 def test_terms_of_one_tree_are_one_factor():
     w = jnp.zeros((6, 4))
     parts = [(0.5 + i, numbers(i, 6, 1), numbers(i + 9, 1, 4)) for i in range(4)]
@@ -161,6 +202,16 @@ def test_refuses_unequal_ranks_and_names_them_all():
     message = r"got ranks 'heads': \[2, 1\]; 'layers': \[2, 1\]; 'w': \[2, 1\]\. Use"
     with pytest.raises(ValueError, match=message):
         linear([tree(1, 2), tree(2, 1)])
+
+
+def test_refuses_a_shared_a_that_is_not_where_it_can_be_seen():
+    message = r"linear: shared_a=True .* the A differ at 'heads', 'layers', 'w'\. Use"
+    with pytest.raises(ValueError, match=message):
+        linear(trees(SAME), shared_a=True)
+    own = with_one_a(trees(SAME))
+    mixed = [own[0], own[1] | {"w": trees(SAME)[1]["w"]}]
+    with pytest.raises(ValueError, match=r"the A differ at 'w'\. Use"):
+        linear(mixed, shared_a=True)
 
 
 def test_refuses_another_conformance():

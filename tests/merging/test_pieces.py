@@ -115,6 +115,15 @@ def test_trees_that_adapt_nothing_merge_to_the_base(name):
     assert all(merged[path] is PARAMS[path] for path in PARAMS)
 
 
+def test_a_weight_of_zero_has_a_finite_gradient_where_roots_are_taken():
+    def total(weights):
+        merged = magnitude(own_trees(), weights, density=1.0, conformance="peft")
+        return jnp.sum(lrk.materialize(merged)["first"])
+
+    weights = jnp.ones(len(own_trees())).at[0].set(0.0)
+    assert bool(jnp.isfinite(jax.grad(total)(weights)).all())
+
+
 # --- refusals --------------------------------------------------------------------
 
 

@@ -97,6 +97,11 @@ def test_what_is_not_known_is_put_side_by_side():
     assert known["w"].rank == 2
 
 
+def test_one_a_restored_from_files_is_found():
+    own = [jax.tree.map(np.array, tree) for tree in sharing(True)[:2]]
+    assert task_arithmetic(own)["w"].rank == 2
+
+
 def test_weights_by_path():
     paths = ("w", "bias", "layers", "heads")
     by_path = dict.fromkeys(paths, 0.0) | {"w": 2.0}
@@ -128,5 +133,5 @@ def test_refusals():
 
 @pytest.mark.parametrize("scale", [float("nan"), jnp.ones(2), jnp.inf])
 def test_refuses_a_scale_that_is_no_number(scale):
-    with pytest.raises(ValueError, match="task_arithmetic: expected a finite number"):
+    with pytest.raises(ValueError, match="task_arithmetic: scale must be a finite"):
         task_arithmetic(trees(), scale=scale)

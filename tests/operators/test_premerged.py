@@ -165,6 +165,63 @@ def test_every_additive_term_gets_its_gradient_and_the_base_none():
     assert not own.w.any()
 
 
+class Frozen(lrk.Operator):
+    """A base with nothing to train, such as a quantised one."""
+
+    fields = ("codes",)
+    own_trained = False
+
+    @property
+    def aval(self):
+        return self.codes
+
+    def dense(self):
+        return self.codes / 2
+
+    def contract(self, x, spec):
+        return spec(x, self.dense())
+
+
+def test_a_frozen_operator_may_be_the_base():
+    op = matrix().replace(w=Frozen._make(codes=array(1, 6, 4)))
+    x = array(9, 5, 6)
+
+    def grads(form):
+        own = jax.grad(lambda op: jnp.sum(form(op).contract(x, PRODUCT) ** 2))(op)
+        return own.a, own.b
+
+    assert_close(grads(premerged), grads(lambda op: op))
+
+
+def test_a_base_with_trained_parts_is_refused_by_path():
+    params = {"one": array(1, 6, 4), "two": array(2, 6, 4)}
+    tx = lrk.chain(lrk.dora(2), lrk.lora(2))
+    state = tx.init(jax.random.key(0), params)
+    adapted = tx.apply(params, state)
+    # One that is frozen itself, over a term that is trained.
+    adapted["three"] = matrix().replace(w=Frozen._make(codes=matrix()))
+
+    def model(p, x):
+        return x @ p["one"] + x @ p["two"] + x @ p["three"]
+
+    message = (
+        r"'one' \(LowRank\) cannot be premerged: what Magnitude holds .* no gradient; "
+        r"'three' \(LowRank\) .* Frozen holds .*; 'two' .*Leave it factored"
+    )
+    with pytest.raises(ValueError, match=message):
+        lrk.lift(model, plan={".": "premerged"})(adapted, array(9, 5, 6))
+
+
+def test_a_plan_that_needs_a_dense_form_is_refused_by_path():
+    zeros = jnp.zeros((6, 2))
+    op = lrk.operators.Routed(zeros, zeros, jnp.zeros((3, 2, 2)), jnp.zeros((6, 3)))
+    over = {"w": lrk.LowRank(op, zeros, jnp.zeros((2, 2)))}
+    for plan in ("premerged", "dense"):
+        message = rf"'w' \(LowRank\) cannot be {plan}: it has no dense form"
+        with pytest.raises(ValueError, match=message):
+            lrk.lift(lambda p, x: x @ p["w"], plan={"w": plan})(over, array(9, 5, 6))
+
+
 def test_additive_operators_offer_it():
     delta = lrk.Delta(array(1, 6, 4), array(2, 6, 4))
     for op in (matrix(), delta):

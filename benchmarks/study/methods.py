@@ -204,6 +204,10 @@ def mask_of(
     if how == "gradient":
         size = jax.tree.map(jnp.abs, scores)
         return _host(lrk.score_mask(size, density=density))
+    if dense is None:
+        raise ValueError(
+            f"mask_of: mask {how!r} is read off a trained state: none given."
+        )
     own = {p: {"b": jnp.asarray(x["b"])} for p, x in dense.trainable.items()}
     if how == "smallest":
         small = jax.tree.map(lambda b: -jnp.abs(b), own)

@@ -87,6 +87,7 @@ class Sharing:
         """Takes what the single-task runs have: options, encoder, tasks."""
         self.work = work
         self._made: dict[str, tuple[lrk.Transform, Any, Any]] = {}
+        self._pools: dict[str, Callable[..., Any]] = {}
 
     def train(self, name: str, seed: int, rate: float) -> Shared:
         """One joint run: each step takes one batch of every task."""
@@ -129,8 +130,7 @@ class Sharing:
 
     def pooled(self, name: str, state: lrk.State, task: int, split: str) -> np.ndarray:
         """Pooled outputs of a task's split, by lift: a router has no dense form."""
-        key = f"pool-{name}"
-        if key not in self._made:
+        if name not in self._pools:
             tx = self._program(name)[0]
 
             def run(params: Any, state: Any, hidden: Any, mask: Any) -> Any:
@@ -143,10 +143,10 @@ class Sharing:
             def whole(params: Any, state: Any, hidden: Any, mask: Any) -> Any:
                 return run(params, state, hidden[:, None], mask[:, None])[:, 0]
 
-            self._made[key] = jax.jit(whole)
+            self._pools[name] = jax.jit(whole)
         own = self.work.suite.splits[split]
         number = len(self.work.suite.labels(split, task))
-        found = self._made[key](
+        found = self._pools[name](
             self.work.cut.params, state, own.hidden[task], own.mask[task]
         )
         return np.asarray(found)[:number]

@@ -1,6 +1,5 @@
 """The two suites of text tasks, as hidden states at the cut and heads to start from."""
 
-from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -128,7 +127,7 @@ def load_suite(
             own |= {"licence": whole.licence, "source": whole.source}
         splits[split] = _stacked(parts)
     classes = np.array([len(whole.classes) for whole in found])
-    bare = Suite(name, names, splits, classes, (), facts)
+    bare = Suite(name, names, splits, classes, ((), ()), facts)
     given = {"cut": cut.name, "length": length, **caps._asdict(), "tasks": list(names)}
     heads = store.load_arrays(f"heads-{name}", config=given)
     if heads is None:
@@ -160,17 +159,13 @@ def _probes(cut: Cut, suite: Suite) -> tuple[Any, Any]:
     """The probe's weights of each task."""
     kernels, biases = [], []
     for i in range(len(suite.tasks)):
-        pairs = []
+        parts = {}
         for split in ("head", "valid"):
             own, labels = suite.splits[split], suite.labels(split, i)
             pooled = features(cut, cut.params, own.hidden[i], own.mask[i])
-            pairs.append((pooled[: len(labels)], labels))
-        probe = fit_probe(*pairs, int(suite.classes[i]), outputs=CLASSES)
+            parts[split] = (pooled[: len(labels)], labels)
+        number = int(suite.classes[i])
+        probe = fit_probe(parts["head"], parts["valid"], number, outputs=CLASSES)
         kernels.append(probe.head.kernel)
         biases.append(probe.head.bias)
     return jnp.asarray(np.stack(kernels)), jnp.asarray(np.stack(biases))
-
-
-def facts_of(suite: Suite) -> Mapping[str, Any]:
-    """What every record of a suite says of its data."""
-    return {"length": LENGTHS[suite.name], "tasks": suite.facts}

@@ -65,11 +65,7 @@ def expected(
 ) -> list[Hypothesis]:
     """The hypotheses, in the words of the table, with their comparisons."""
     whole = sizes[APART]
-    half = [
-        name
-        for name in SCHEMES
-        if whole and sizes[name] is not None and 2 * sizes[name] <= whole
-    ]
+    half = [name for name in SCHEMES if whole and 2 * (sizes[name] or whole) <= whole]
     return [
         Hypothesis(
             "H19",

@@ -119,8 +119,8 @@ def _row(work: Singles, name: str, task: str, seed: int) -> None:
     single = work.single(name, task, seed)
     metrics = single_metrics(work, name, task, single)
     metrics |= {"rate": single.rate, "rates_tried": tried, "trained": single.trained}
-    if ways.METHODS[name].mask:
-        metrics["kept"] = ways.kept_shares(work.mask(name, task, seed))
+    if (mask := work.mask(name, task, seed)) is not None:
+        metrics["kept"] = ways.kept_shares(mask)
     work.session.save(
         row,
         metrics,

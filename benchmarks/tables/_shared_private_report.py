@@ -75,7 +75,7 @@ def expected(
                 Claim(
                     f"{NAMES[name]} minus one each",
                     words.difference(cells[name], cells[APART]),
-                    words.within,
+                    words.no_cost,  # to reach is not to be worse by more
                 )
                 for name in half
             ],

@@ -3,6 +3,7 @@
 from lowrank.linalg._factored_polar import factored_polar, support
 from lowrank.linalg._factored_svd import factored_svd
 from lowrank.linalg._largest import largest
+from lowrank.linalg._leading import leading_vectors
 from lowrank.linalg._product import labelled_product, regroup
 from lowrank.linalg._thin_qr import thin_qr
 
@@ -11,6 +12,7 @@ __all__ = [
     "factored_svd",
     "labelled_product",
     "largest",
+    "leading_vectors",
     "regroup",
     "support",
     "thin_qr",

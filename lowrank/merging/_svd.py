@@ -6,7 +6,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from lowrank._base import Array, Path, PyTree
-from lowrank.linalg import factored_svd
+from lowrank.linalg import factored_svd, leading_vectors
 from lowrank.merging._common import weights_by_path
 from lowrank.merging._factors import Matrices, Plain, assemble, factored
 from lowrank.operators._dispatch import scaled
@@ -28,8 +28,7 @@ def truncated(a: Array, b: Array, rank: int) -> tuple[Array, Array]:
     The second factor is `diag(s_r) vt_r`, so written that the derivative of the product
     is right also where singular values repeat.
     """
-    u, _, _ = factored_svd(a, b)
-    u = u[..., :rank]
+    u = leading_vectors(a, b, rank)
     return u, (jnp.matrix_transpose(u) @ a) @ b
 
 

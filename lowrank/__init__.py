@@ -3,7 +3,7 @@
 import importlib
 from typing import Any
 
-from lowrank import adapters, lifting, linalg, merging, operators
+from lowrank import adapters, lifting, linalg, merging, operators, rram, subspace
 from lowrank._adapted import Summary, base, materialize, split, summary
 from lowrank._axes import Axes
 from lowrank._base import Operator, State, Transform
@@ -71,10 +71,12 @@ __all__ = [
     "operators",
     "partition",
     "random_mask",
+    "rram",
     "score_mask",
     "select_paths",
     "split",
     "stack",
+    "subspace",
     "summary",
     "trace_axes",
     "unstack",

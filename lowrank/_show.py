@@ -53,6 +53,8 @@ def operator_line(op: Any) -> str:
 def _child_text(value: Any) -> str:
     if _is_operator(value):
         return operator_line(value)
+    if isinstance(value, dict):  # of scalars: their names say it all
+        return "{" + ", ".join(sorted(value)) + "}"
     return array_text(value) if hasattr(value, "dtype") else repr(value)
 
 

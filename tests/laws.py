@@ -1,7 +1,7 @@
-"""The laws that every transform obeys, and the table of instances they run for.
+"""The laws that every transform obeys.
 
-A law is a function of one `Instance` that asserts. A new method adds one line to
-`INSTANCES`; `tests/test_laws.py` runs all laws that its claims call for.
+A law is a function of one `Instance` that asserts. `tests/test_laws.py` runs, for every
+row of the table in `tests/instances.py`, all laws that its claims call for.
 """
 
 import dataclasses
@@ -19,14 +19,10 @@ import orbax.checkpoint as ocp
 import pytest
 
 import lowrank as lrk
+from tests.instances import Instance
 from tests.network import (
     BIASES,
-    KERNELS,
-    LAYERS,
-    STACKED,
-    WIDTH,
     arrays,
-    floating,
     loss,
     model,
     numbers,
@@ -37,145 +33,6 @@ from tests.tolerances import assert_close
 KEY = jax.random.key(11)
 # Optimised in full as a graph; the machine code is left plain: half the time.
 QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-
-
-@dataclasses.dataclass(frozen=True)
-class Instance:
-    """A transform and what it claims.
-
-    Attributes:
-        name: Name in test reports.
-        build: Makes the transform.
-        has_dense: Whether `materialize` forms the weights.
-        exact_grad: Whether gradients are those of the dense form.
-        stochastic: Whether `apply` needs a key.
-        identity_at_init: Whether nothing changes before training.
-        rank: The largest rank of the change of each weight, if that is claimed.
-        random: Names of the state leaves that `init` draws.
-        alive: Names of the trainable leaves whose gradients are not zero once trained.
-        flops: Largest ratio of compiled FLOPs of the gradient to those of the gradient
-            of the plain model with respect to the same weights.
-        tasks: Makers of transforms whose states are stacked (tasks that differ in what
-            they closed over, such as masks); by default `build`, three times.
-    """
-
-    name: str
-    build: Callable[[], lrk.Transform]
-    _: dataclasses.KW_ONLY
-    has_dense: bool = True
-    exact_grad: bool = True
-    stochastic: bool = False
-    identity_at_init: bool = True
-    rank: int | None = None
-    random: tuple[str, ...] = ()
-    alive: tuple[str, ...] = ()
-    flops: float = 0.9
-    tasks: tuple[Callable[[], lrk.Transform], ...] = ()
-
-
-def _lora_twice() -> lrk.Transform:
-    return lrk.chain(lrk.lora(1), lrk.lora(1, alpha=3, select=KERNELS, axes=STACKED))
-
-
-def _sparse_lori(task: int) -> lrk.Transform:
-    """LoRI-S with another mask for each task; they differ in the number of ones."""
-    shapes = dict.fromkeys(("first/kernel", "second/kernel", "half/kernel"), (2, WIDTH))
-    shapes |= {"layers/kernel": (LAYERS, 2, WIDTH)}
-    mask = {
-        path: numbers(20 + 9 * task + i, *shape) > 0.2 * task
-        for i, (path, shape) in enumerate(shapes.items())
-    }
-    select = lrk.matching(rf"^({'|'.join(shapes)})$")
-    return lrk.lori(2, alpha=3, mask=mask, select=select, axes=STACKED)
-
-
-_LORA: dict[str, Any] = {"random": ("a",), "alive": ("a", "b")}
-_LORI: dict[str, Any] = {"random": ("a",), "alive": ("b",), "rank": 2}
-_FULL: dict[str, Any] = {"alive": ("d",), "flops": 1.05}
-_DORA: dict[str, Any] = {"random": ("a",), "alive": ("a", "b", "m")}
-
-INSTANCES = (
-    Instance("identity", lrk.identity),
-    Instance("lora", lambda: lrk.lora(2), rank=2, **_LORA),
-    Instance("lora-alpha", lambda: lrk.lora(2, alpha=6.0), rank=2, **_LORA),
-    Instance("lora-scale", lambda: lrk.lora(2, scale=0.3), rank=2, **_LORA),
-    Instance(
-        "lora-stacked",
-        lambda: lrk.lora(2, alpha=4, select=KERNELS, axes=STACKED),
-        rank=2,
-        **_LORA,
-    ),
-    Instance(
-        "lora-dropout",
-        lambda: lrk.lora(2, select=KERNELS, axes=STACKED, dropout=0.4),
-        has_dense=False,
-        stochastic=True,
-        flops=1.2,
-        **_LORA,
-    ),
-    Instance("full-bias", lambda: lrk.full(select=BIASES), **_FULL),
-    Instance("full", lambda: lrk.full(select=floating), **_FULL),
-    Instance(
-        "lora+full",
-        lambda: lrk.chain(lrk.lora(2), lrk.full(select=BIASES)),
-        random=("a",),
-        alive=("a", "b", "d"),
-    ),
-    Instance("lora+lora", _lora_twice, rank=2, **_LORA),
-    Instance("lori", lambda: lrk.lori(2, alpha=6.0), **_LORI),
-    Instance(
-        "lori-seed",
-        lambda: lrk.lori(2, store_a=False),
-        rank=2,
-        random=("seed",),
-        alive=("b",),
-    ),
-    Instance(
-        "lori-stacked",
-        lambda: lrk.lori(2, select=KERNELS, axes=STACKED),
-        **_LORI,
-    ),
-    Instance(
-        "lori-sparse",
-        lambda: _sparse_lori(0),
-        tasks=tuple(functools.partial(_sparse_lori, task) for task in range(3)),
-        **_LORI,
-    ),
-    Instance(
-        "lori+full",
-        lambda: lrk.chain(lrk.lori(2), lrk.full(select=BIASES)),
-        random=("a",),
-        alive=("b", "d"),
-    ),
-    Instance("dora", lambda: lrk.dora(2, alpha=3.0), **_DORA),
-    Instance(
-        "dora-stacked-exact",
-        lambda: lrk.dora(2, select=KERNELS, axes=STACKED, detach=False),
-        flops=1.0,
-        **_DORA,
-    ),
-    Instance(
-        "lori+magnitude",
-        lambda: lrk.chain(lrk.lori(2), lrk.magnitude()),
-        random=("a",),
-        alive=("b", "m"),
-    ),
-    Instance(
-        "hydra",
-        lambda: lrk.hydra(2, 3, alpha=3.0, select=KERNELS, axes=STACKED),
-        has_dense=False,
-        random=("a", "router"),
-        alive=("a", "b", "router"),
-        flops=1.2,
-    ),
-    Instance(
-        "mtl-lora",
-        lambda: lrk.mtl_lora(2, 3, temperature=0.5, select=KERNELS, axes=STACKED),
-        rank=2,
-        random=("a", "mix"),
-        alive=("a", "b", "task", "mix"),
-    ),
-)
 
 
 # --- tools ---------------------------------------------------------------------------

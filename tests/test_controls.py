@@ -16,7 +16,7 @@ from jax import lax
 
 import lowrank as lrk
 from tests import laws
-from tests.laws import Instance
+from tests.instances import Instance
 from tests.network import BIASES, KERNELS, STACKED, numbers
 
 LORA = Instance(

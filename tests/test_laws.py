@@ -2,7 +2,8 @@
 
 import pytest
 
-from tests.laws import INSTANCES, LAWS
+from tests.instances import INSTANCES
+from tests.laws import LAWS
 
 CASES = [
     pytest.param(law, instance, id=f"{law.__name__[4:]}-{instance.name}")

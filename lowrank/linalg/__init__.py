@@ -4,16 +4,21 @@ from lowrank.linalg._factored_polar import factored_polar, support
 from lowrank.linalg._factored_svd import factored_svd
 from lowrank.linalg._largest import largest
 from lowrank.linalg._leading import leading_vectors
+from lowrank.linalg._mvm import crossbar_weights, mvm, tile_count, with_wires
 from lowrank.linalg._product import labelled_product, regroup
 from lowrank.linalg._thin_qr import thin_qr
 
 __all__ = [
+    "crossbar_weights",
     "factored_polar",
     "factored_svd",
     "labelled_product",
     "largest",
     "leading_vectors",
+    "mvm",
     "regroup",
     "support",
     "thin_qr",
+    "tile_count",
+    "with_wires",
 ]

@@ -1,0 +1,232 @@
+"""Products with pairs of conductances, in the order in which an array makes them."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+Array = jax.Array
+Numbers = Mapping[str, Any]
+
+
+def mvm(
+    x: Array,
+    pair: Array,
+    scale: Array,
+    unit: Any,
+    numbers: Numbers,
+    *,
+    tile: int | None = None,
+    key: Array | None = None,
+    precision: Any = None,
+) -> Array:
+    """Multiply vectors by the weights that pairs of conductances stand for.
+
+    In each tile of rows: the DAC gives `u = round(clip(x / alpha))`, the cells
+    `z = u (G+ - G-) / unit`, with IR drop as `with_wires` has it; read noise adds
+    `read sqrt(2) / unit |u| xi` to `z`; the ADC clips `z` and rounds it. The sum over
+    tiles of `alpha scale z` is the product. Without effects it is `x` times
+    `crossbar_weights(...)`.
+
+    Every cell's read noise is independent and fresh for each vector, so that the sum
+    over a column is normal with exactly this spread: no noise as large as the weights
+    is drawn. Gradients pass straight through rounding, and through neither clipped
+    values, nor noise, nor ranges that are taken from the values themselves.
+
+    Args:
+        x: Vectors, `[*stack, n, rows]`.
+        pair: Conductances in uS, `[*stack, 2, rows, cols]`: plus, then minus.
+        scale: Weight of one unit, `[*stack, tiles, cols]` or `[*stack, tiles, 1]`.
+        unit: The difference of conductances that stands for `scale`, in uS.
+        numbers: Scalars of the effects that are there: `dac_bits`, `dac_limit` (range
+            of `x`; by default the largest entry of each vector), `adc_bits`,
+            `adc_limit` (range of `z`; by default the largest entry of each vector and
+            tile), `adc_noise` (standard deviation, as `z`), `read` (standard deviation
+            of one cell, in uS), `wire` (ohm between two cells).
+        tile: Rows of a tile; the last may have fewer. None: all rows.
+        key: Random key, for noise.
+        precision: As for `lax.dot_general`.
+
+    Returns:
+        `[*stack, n, cols]`.
+    """
+    x, pair, scale = _same_dtype(x, pair, scale)
+    numbers = {name: jnp.asarray(v, x.dtype) for name, v in numbers.items()}
+    unit = jnp.asarray(unit, x.dtype)
+    alpha = None
+    if "dac_bits" in numbers or "dac_limit" in numbers:
+        x, alpha = _converted(x, numbers.get("dac_limit"), numbers.get("dac_bits"))
+    cells = _difference(pair, numbers, tile)
+    inner = _digital if any(n.startswith("adc") for n in numbers) else _analog
+    y = inner(x, cells, scale, unit, numbers, tile, key, precision)
+    return y if alpha is None else alpha * y
+
+
+def crossbar_weights(
+    pair: Array, scale: Array, unit: Any, numbers: Numbers, tile: int | None = None
+) -> Array:
+    """The matrix that an array multiplies by, converters and noise left out.
+
+    Args:
+        pair: As for `mvm`.
+        scale: As for `mvm`.
+        unit: As for `mvm`.
+        numbers: As for `mvm`; of the effects, only IR drop is seen.
+        tile: As for `mvm`.
+
+    Returns:
+        `scale (G+ - G-) / unit`, `[*stack, rows, cols]`.
+    """
+    gain = (scale / unit).astype(scale.dtype)
+    cells = _difference(pair, numbers, tile)
+    return cells * _for_rows(gain, cells.shape[-2], tile)
+
+
+def with_wires(g: Array, wire: Any, tile: int | None = None) -> Array:
+    """The conductances that cells seem to have behind the resistance of their wires.
+
+    Word lines are driven at column 0 and bit lines are read behind the last row; a wire
+    of resistance `r` lies between neighbours. To first order in `r` the voltage that
+    cell `(i, j)` lacks is `r` times `sum_(k<=j) sum_(l>=k) I_il + sum_(k>=i) sum_(l<=k)
+    I_lj`, with currents `I_ij = V_i G_ij`. Both sums are linear in `V`, and by the
+    symmetry of `R - max(i, l)` what the second takes from column `j` is
+    `sum_l V_l G_lj sum_(k>=l) sum_(i<=k) G_ij`: so the drop is a change of the
+    conductances, made once and not for each vector.
+
+    Args:
+        g: Conductances in uS of the cells on one array of wires, `[..., rows, cols]`.
+        wire: Resistance between two cells, in ohm.
+        tile: Rows of a tile.
+
+    Returns:
+        Conductances of the same shape. They say something only where they are close to
+        `g`: the next order is not there.
+    """
+    rows, cols = g.shape[-2:]
+    tiles = tile_count(rows, tile)
+    tiled = _tiled(g, -2, tile) if tiles > 1 else g
+    along = lax.cumsum(tiled, tiled.ndim - 1, reverse=True)
+    along = lax.cumsum(along, tiled.ndim - 1)
+    down = lax.cumsum(tiled, tiled.ndim - 2)
+    if tiles > 1:  # the wires of the last tile end at its last used row
+        real = jnp.arange(tiles * tiled.shape[-2]).reshape(tiles, -1, 1) < rows
+        down = jnp.where(jnp.broadcast_to(real, down.shape), down, jnp.zeros_like(down))
+    down = lax.cumsum(down, tiled.ndim - 2, reverse=True)
+    seen = tiled * (1 - jnp.asarray(wire, g.dtype) * 1e-6 * (along + down))
+    return seen.reshape(*g.shape[:-2], -1, cols)[..., :rows, :] if tiles > 1 else seen
+
+
+def tile_count(rows: int, tile: int | None) -> int:
+    """How many tiles some rows fill."""
+    return 1 if tile is None else -(-rows // tile)
+
+
+def _same_dtype(*arrays: Array) -> list[Array]:
+    """Arrays in one dtype, float32 or wider: 8 bits are too many for bfloat16."""
+    with jax.numpy_dtype_promotion("standard"):
+        dtype = jnp.result_type(jnp.float32, *(a.dtype for a in arrays))
+    return [a.astype(dtype) for a in arrays]
+
+
+def _converted(v: Array, limit: Any, bits: Any) -> tuple[Array, Array]:
+    """`v` in units of its range, clipped and rounded straight-through; the range."""
+    if limit is None:
+        top = jnp.max(jnp.abs(v), axis=-1, keepdims=True)
+        limit = lax.stop_gradient(jnp.where(top > 0, top, jnp.ones_like(top)))
+        v = v / limit
+    else:
+        v = v / limit
+        # Not clip, which halves the gradient of a value that just fits.
+        v = jnp.where(jnp.abs(v) <= 1, v, lax.stop_gradient(jnp.sign(v)))
+    if bits is None:
+        return v, limit
+    steps = jnp.exp2(bits - 1) - 1
+    return v + lax.stop_gradient(jnp.round(v * steps) / steps - v), limit
+
+
+def _difference(pair: Array, numbers: Numbers, tile: int | None) -> Array:
+    """`G+ - G-` in uS. Plus and minus cells lie on wires of their own."""
+    plus, minus = pair[..., 0, :, :], pair[..., 1, :, :]
+    if "wire" not in numbers:
+        return plus - minus
+    return with_wires(plus, numbers["wire"], tile) - with_wires(
+        minus, numbers["wire"], tile
+    )
+
+
+def _tiled(a: Array, axis: int, tile: int | None) -> Array:
+    """An axis of rows as `[tiles, tile]`, the last filled up with zeros."""
+    axis %= a.ndim
+    rows = a.shape[axis]
+    tile = rows if tile is None else tile
+    tiles = tile_count(rows, tile)
+    if tiles * tile != rows:
+        ends = [(0, tiles * tile - rows if d == axis else 0) for d in range(a.ndim)]
+        a = jnp.pad(a, ends)
+    return a.reshape(*a.shape[:axis], tiles, tile, *a.shape[axis + 1 :])
+
+
+def _for_rows(gain: Array, rows: int, tile: int | None) -> Array:
+    """What belongs to each tile, for each of its rows; one row for one tile."""
+    if gain.shape[-2] == 1 or tile is None:
+        return gain
+    return jnp.repeat(gain, tile, axis=-2)[..., :rows, :]
+
+
+def _analog(
+    u: Array,
+    cells: Array,
+    scale: Array,
+    unit: Array,
+    numbers: Numbers,
+    tile: int | None,
+    key: Any,
+    precision: Any,
+) -> Array:
+    """Without an ADC the tiles add up to one product, and their noise to one draw."""
+    gain, one = scale / unit, scale.shape[-2] == 1
+    if one:
+        y = jnp.matmul(u, cells, precision=precision) * gain
+    else:
+        rows = _for_rows(gain, cells.shape[-2], tile)
+        y = jnp.matmul(u, cells * rows, precision=precision)
+    if "read" not in numbers:
+        return y
+    power = jnp.square(u) if one else _tiled(jnp.square(u), -1, tile)
+    power = jnp.sum(power, axis=-1, keepdims=one)  # of each vector, in each tile
+    spread = jnp.sqrt(power) * gain if one else jnp.sqrt(power @ jnp.square(gain))
+    spread = lax.stop_gradient(math.sqrt(2) * numbers["read"] * spread)
+    return y + spread * jax.random.normal(key, y.shape, y.dtype)
+
+
+def _digital(
+    u: Array,
+    cells: Array,
+    scale: Array,
+    unit: Array,
+    numbers: Numbers,
+    tile: int | None,
+    key: Any,
+    precision: Any,
+) -> Array:
+    """Each tile's sum is converted, then they are added."""
+    several = scale.shape[-2] > 1
+    if several:
+        u = jnp.moveaxis(_tiled(u, -1, tile), -2, -3)  # [*stack, tiles, n, tile]
+        cells, scale = _tiled(cells, -2, tile), scale[..., None, :]
+    z = jnp.matmul(u, cells, precision=precision) / unit
+    variance = []
+    if "read" in numbers:
+        power = jnp.sum(jnp.square(u), axis=-1, keepdims=True)
+        variance.append(2 * jnp.square(numbers["read"] / unit) * power)
+    if "adc_noise" in numbers:
+        variance.append(jnp.square(numbers["adc_noise"]))
+    if variance:
+        spread = lax.stop_gradient(jnp.sqrt(sum(variance[1:], variance[0])))
+        z = z + spread * jax.random.normal(key, z.shape, z.dtype)
+    z, limit = _converted(z, numbers.get("adc_limit"), numbers.get("adc_bits"))
+    y = z * limit * scale
+    return jnp.sum(y, axis=-3) if several else y

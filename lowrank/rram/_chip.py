@@ -1,0 +1,170 @@
+"""A sampled chip: what is wrong with each cell, whatever is programmed into it."""
+
+import zlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int8
+
+from lowrank.rram._device import Device
+from lowrank.rram._effects import Clusters, Polynomial
+
+OK, LRS, HRS, OPEN = 0, 1, 2, 3
+"""Codes of a cell: healthy, stuck at low or high resistance, on an open line."""
+
+Cells = Float[Array, "*stack 2 rows cols"]
+Codes = Int8[Array, "*stack 2 rows cols"]
+
+
+def sample(key: Array, shape: tuple[int, ...], device: Device) -> dict[str, Array]:
+    """Draw the cells of one weight, seen as `[*stack, rows, cols]`.
+
+    The draws depend on the key alone: with one key, raising a rate only adds faults,
+    and spreads scale the same deviations.
+
+    Args:
+        key: A random key.
+        shape: `(*stack, rows, cols)`, of the weight.
+        device: The device.
+
+    Returns:
+        Arrays of shape `[*stack, 2, rows, cols]`, plus cells first: `code` (int8: 0
+        healthy, 1 stuck at low resistance, 2 at high, 3 open), `gain` and `offset`
+        (float32): a cell asked for `G` has `gain G + offset` uS, so a stuck one has a
+        gain of 0 and its conductance as offset. With additive deviations also `shift`:
+        it has `max(gain G + shift, 0) + offset`. With `Polynomial` noise also `theta`,
+        a standard normal draw, which acts on `G` first.
+
+    Example:
+        >>> chip = lrk.rram.sample(
+        ...     jax.random.key(0), (3, 4), lrk.rram.Device(p_lrs=1.0, g_max=50.0)
+        ... )
+        >>> chip["code"].shape, float(chip["gain"].max()), float(chip["offset"].min())
+        ((2, 3, 4), 0.0, 50.0)
+
+    References:
+        Order of effects: programming, ageing, faults last, so that stuck cells have
+        neither noise nor drift.
+    """
+    cells = (*shape[:-2], 2, *shape[-2:])
+    code = _codes(key, cells, device)
+    gain, shift, theta = _deviations(key, cells, device)
+    healthy = code == OK
+    chip = {
+        "code": code,
+        "gain": jnp.where(healthy, gain, 0.0),
+        "offset": jnp.where(healthy, 0.0, _stuck(key, code, device)),
+    }
+    if shift is not None:
+        chip["shift"] = jnp.where(healthy, shift, 0.0)
+    if theta is not None:
+        chip["theta"] = theta
+    return _calibrated(chip) if device.scheme.reference else chip
+
+
+def _own(key: Array, name: str) -> Array:
+    """A key for each kind of draw, so that no effect moves another's numbers."""
+    return jax.random.fold_in(key, np.uint32(zlib.crc32(name.encode())))
+
+
+def _codes(key: Array, cells: tuple[int, ...], device: Device) -> Codes:
+    """The state of every cell. Rates enter from both ends of one uniform number."""
+    u = _uniform(_own(key, "fault"), cells, device.clusters)
+    none = jnp.int8(OK)
+    code = jnp.where(u < device.p_hrs, jnp.int8(HRS), none)
+    code = jnp.where(u >= 1.0 - jnp.asarray(device.p_lrs), jnp.int8(LRS), code)
+    *stack, pair, rows, cols = cells
+    lines = {
+        "row": ((*stack, 1, rows, 1), device.p_row),  # one word line drives both cells
+        "column": ((*stack, pair, 1, cols), device.p_column),
+    }
+    for name, (shape, rate) in lines.items():
+        if isinstance(rate, (int, float)) and rate == 0:
+            continue
+        dead = jax.random.uniform(_own(key, name), shape) < rate
+        code = jnp.where(dead, jnp.int8(OPEN), code)
+    return code
+
+
+def _uniform(
+    key: Array, cells: tuple[int, ...], clusters: Clusters | None
+) -> Float[Array, "*cells"]:
+    """A uniform number for each cell; neighbours depend on each other in clusters."""
+    if clusters is None:
+        return jax.random.uniform(key, cells)
+    *stack, pair, rows, cols = cells
+    plane = (*stack, rows, pair * cols)  # the two columns of a weight lie side by side
+    white, rough = jax.random.normal(key, (2, *plane))
+    share = jnp.asarray(clusters.share, jnp.float32)
+    z = jnp.sqrt(share) * _smooth(white, clusters.length)
+    z = z + jnp.sqrt(1.0 - share) * rough
+    u = jax.scipy.special.ndtr(z).reshape(*stack, rows, cols, pair)
+    return jnp.moveaxis(u, -1, -3)
+
+
+def _smooth(
+    white: Float[Array, "*stack n m"], length: Any
+) -> Float[Array, "*stack n m"]:
+    """White noise smoothed by a Gaussian of some cells, of variance 1 everywhere."""
+    n, m = white.shape[-2:]
+    rows, cols = np.fft.fftfreq(n)[:, None], np.fft.rfftfreq(m)[None, :]
+    squared = jnp.asarray(rows**2 + cols**2, jnp.float32)
+    transfer = jnp.exp(-2.0 * (jnp.pi * length) ** 2 * squared)
+    # The mean of |transfer|^2 over all frequencies is the variance; those between the
+    # ends of the half spectrum stand for two.
+    twice = np.full(cols.shape, 2.0, np.float32)
+    twice[:, 0] = 1.0
+    if m % 2 == 0:
+        twice[:, -1] = 1.0
+    variance = (transfer**2 * twice).sum() / (n * m)
+    field = jnp.fft.irfft2(jnp.fft.rfft2(white) * transfer, s=(n, m))
+    return field / jnp.sqrt(variance)
+
+
+def _deviations(
+    key: Array, cells: tuple[int, ...], device: Device
+) -> tuple[Cells, Cells | None, Cells | None]:
+    """`(gain, shift, theta)` of healthy cells, after programming and ageing."""
+    gain, shift, theta = jnp.ones(cells), None, None
+    if device.write is not None:
+        drawn = jax.random.normal(_own(key, "write"), cells)
+        if isinstance(device.write, Polynomial):
+            theta = drawn
+        else:
+            gain, shift = device.write.linear(drawn, device.g_max)
+    if device.drift is not None:
+        left = device.drift.gain(
+            jax.random.normal(_own(key, "drift"), cells), device.time
+        )
+        gain, shift = gain * left, None if shift is None else shift * left
+    if device.relaxation is not None:
+        phi = jax.random.normal(_own(key, "relaxation"), cells)
+        moved = device.relaxation.offset(phi, device.time)
+        shift = moved if shift is None else shift + moved
+    return gain, shift, theta
+
+
+def _stuck(key: Array, code: Codes, device: Device) -> Cells:
+    """Conductance of stuck cells in uS; 0 on open lines."""
+    lrs = device.g_max if device.g_lrs is None else device.g_lrs
+    hrs = device.g_min if device.g_hrs is None else device.g_hrs
+    low = _level(_own(key, "lrs"), code.shape, lrs)
+    high = _level(_own(key, "hrs"), code.shape, hrs)
+    stuck = jnp.where(code == LRS, low, high)
+    return jnp.where(code == OPEN, 0.0, stuck).astype(jnp.float32)
+
+
+def _level(key: Array, shape: tuple[int, ...], value: Any) -> Any:
+    """One conductance, or one for each cell from a range."""
+    if not isinstance(value, (tuple, list)):
+        return value
+    u = jax.random.uniform(key, shape)
+    return value[0] + (value[1] - value[0]) * u
+
+
+def _calibrated(chip: dict[str, Array]) -> dict[str, Array]:
+    """The same chip with ideal cells in the place of the minus cells."""
+    ideal = {"gain": 1.0}
+    return {n: x.at[..., 1, :, :].set(ideal.get(n, 0)) for n, x in chip.items()}

@@ -1,0 +1,148 @@
+"""The numbers of an RRAM device."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import numpy as np
+
+from lowrank.rram._numbers import check, concrete
+from lowrank.rram._scheme import OneSided
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Device:
+    """An RRAM device: what it can be programmed to, and how it fails.
+
+    A pytree whose leaves are the numbers: they may be traced, so a rate or a spread is
+    swept in one compiled call. A part that is None is absent, at no cost. Conductances
+    are in uS, times in s, resistances in ohm.
+
+    Args:
+        g_min: Lowest conductance that is programmed, the zero state; above 0.
+        g_max: Highest conductance that is programmed.
+        levels: Number of conductances, evenly spaced, at least 2. None: a continuum.
+        p_lrs: Share of cells stuck at low resistance (high conductance), in [0, 1].
+        p_hrs: Share of cells stuck at high resistance; `p_lrs + p_hrs` at most 1.
+        g_lrs: Conductance of cells stuck at low resistance; a pair `(low, high)` draws
+            it uniformly, None is `g_max`.
+        g_hrs: Conductance of cells stuck at high resistance; None is `g_min`.
+        p_row: Share of word lines that are open: both cells of their weights at 0 uS.
+        p_column: Share of bit lines that are open: their cells at 0 uS.
+        clusters: How faults cluster, a `Clusters`; None: every cell by itself.
+        write: Noise of programming, drawn once for each cell: `Lognormal`,
+            `Proportional`, `Additive` or `Polynomial`.
+        drift: Conductance against time, a `PowerDrift`; needs `time`.
+        relaxation: Shift and spread with the logarithm of time, a `Relaxation`; needs
+            `time`.
+        time: Time since programming, above 0.
+        read: Standard deviation of read noise as a share of `g_max`, fresh in each
+            product, at least 0.
+        dac: `Converter` of the inputs.
+        adc: `Converter` of each column's sum in each tile.
+        wire: Resistance of a wire between two cells: IR drop, to first order.
+        scheme: How a weight is laid on two cells: `OneSided`, `TwoSided`, `Offset` or
+            `HighZero`.
+
+    Raises:
+        ValueError: If a concrete number is out of its range, `g_max <= g_min`, the
+            stuck rates sum above 1, or drift or relaxation has no `time`.
+
+    Example:
+        >>> device = lrk.rram.Device(p_lrs=0.1, write=lrk.rram.Lognormal(0.2))
+        >>> device.replace(p_hrs=0.05).p_hrs
+        0.05
+        >>> len(jax.tree.leaves(device))  # g_min, g_max, five rates and spreads
+        7
+
+    Notes:
+        Rates are named by what is stuck. The literature's SA0 and SA1 mean low and high
+        resistance in one half of the papers and the reverse in the other: see
+        `chen2015_a` and `chen2015_b`.
+        The default range has a ratio of 10, as CrossSim's.
+
+    References:
+        The device model is described, effect by effect, in the classes of its parts.
+    """
+
+    g_min: Any = 10.0
+    g_max: Any = 100.0
+    levels: Any = None
+    p_lrs: Any = 0.0
+    p_hrs: Any = 0.0
+    g_lrs: Any = None
+    g_hrs: Any = None
+    p_row: Any = 0.0
+    p_column: Any = 0.0
+    clusters: Any = None
+    write: Any = None
+    drift: Any = None
+    relaxation: Any = None
+    time: Any = None
+    read: Any = None
+    dac: Any = None
+    adc: Any = None
+    wire: Any = None
+    scheme: Any = dataclasses.field(default_factory=OneSided, metadata={"static": True})
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that no device can have, where they are concrete."""
+        rates = ("p_lrs", "p_hrs", "p_row", "p_column")
+        check("Device", **{name: (getattr(self, name), 0, 1) for name in rates})
+        above = {"g_min": self.g_min, "g_max": self.g_max, "time": self.time}
+        check("Device", **{n: (v, 0, None, "above") for n, v in above.items()})
+        check("Device", levels=(self.levels, 2, None), read=(self.read, 0, None))
+        check("Device", wire=(self.wire, 0, None))
+        for name in ("g_lrs", "g_hrs"):
+            _check_stuck(name, getattr(self, name))
+        self._check_together()
+
+    def _check_together(self) -> None:
+        low, high = concrete(self.g_min), concrete(self.g_max)
+        if low is not None and high is not None and bool((high <= low).any()):
+            raise ValueError(
+                f"Device: g_max must be above g_min, got g_min={self.g_min} and "
+                f"g_max={self.g_max}."
+            )
+        lrs, hrs = concrete(self.p_lrs), concrete(self.p_hrs)
+        if lrs is not None and hrs is not None and bool((lrs + hrs > 1 + 1e-12).any()):
+            raise ValueError(
+                f"Device: p_lrs + p_hrs must be at most 1, got p_lrs={self.p_lrs} and "
+                f"p_hrs={self.p_hrs}."
+            )
+        ages = self.drift is not None or self.relaxation is not None
+        if ages and self.time is None and low is not None:
+            raise ValueError(
+                "Device: drift and relaxation need a time. Pass time=, in s since "
+                "programming."
+            )
+
+    def replace(self, **changes: Any) -> "Device":
+        """The same device with some numbers changed."""
+        return dataclasses.replace(self, **changes)
+
+    @property
+    def acts_in_product(self) -> bool:
+        """Whether converters, read noise or wires act inside the product."""
+        parts = (self.dac, self.adc, self.read, self.wire)
+        return any(part is not None for part in parts)
+
+
+def _check_stuck(name: str, value: Any) -> None:
+    """Refuse stuck conductances below zero and ranges that run backwards.
+
+    Raises:
+        ValueError: If there are any.
+    """
+    if not isinstance(value, (tuple, list)):
+        check("Device", **{name: (value, 0, None)})
+        return
+    if len(value) != 2:
+        raise ValueError(
+            f"Device: {name} must be a number or a pair (low, high), got {value}."
+        )
+    check("Device", **{name: (value[0], 0, None)})
+    low, high = (concrete(v) for v in value)
+    if low is not None and high is not None and bool(np.any(high < low)):
+        raise ValueError(f"Device: {name} must run from low to high, got {value}.")

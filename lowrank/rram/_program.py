@@ -1,0 +1,155 @@
+"""Program a weight into a chip, and read it back: arrays in, arrays out."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+from lowrank.rram._effects import polynomial_std
+
+Matrix = Float[Array, "*stack rows cols"]
+Pair = Float[Array, "*stack 2 rows cols"]
+Cells = Float[Array, "*cells"]
+Chip = Mapping[str, Array]
+
+
+def tile_scale(
+    matrix: Matrix, tile: int | None, columns: bool
+) -> Float[Array, "*stack tiles _"]:
+    """The largest magnitude of each column of each tile, or of each tile.
+
+    Args:
+        matrix: `[*stack, rows, cols]`.
+        tile: Rows of a tile; None: all of them.
+        columns: Whether each column has its own.
+
+    Returns:
+        `[*stack, tiles, cols]`, or `[*stack, tiles, 1]`; 1 where all weights are 0. A
+        constant for differentiation.
+    """
+    size = lax.stop_gradient(jnp.abs(matrix))
+    *stack, rows, cols = matrix.shape
+    tile = rows if tile is None else tile
+    tiles = -(-rows // tile)
+    if tiles * tile != rows:
+        pad = [(0, 0)] * len(stack) + [(0, tiles * tile - rows), (0, 0)]
+        size = jnp.pad(size, pad)
+    size = size.reshape(*stack, tiles, tile, cols).max(-2)
+    if not columns:
+        size = size.max(-1, keepdims=True)
+    return jnp.where(size > 0, size, 1.0)
+
+
+def row_scale(
+    scale: Float[Array, "*stack tiles _"], rows: int, tile: int | None
+) -> Float[Array, "*stack _ _"]:
+    """The scale of each row: one row if there is one tile."""
+    if scale.shape[-2] == 1 or tile is None:
+        return scale
+    return jnp.repeat(scale, tile, axis=-2)[..., :rows, :]
+
+
+def program(
+    matrix: Matrix,
+    chip: Chip,
+    scheme: Any,
+    tile: int | None = None,
+    columns: bool = True,
+) -> tuple[Pair, Float[Array, "*stack tiles _"]]:
+    """The conductances that a chip ends up with, in uS.
+
+    Args:
+        matrix: Weights, `[*stack, rows, cols]`.
+        chip: The cells, and the device's numbers `g_min`, `g_max` and, where they are,
+            `levels`, `coefficients` and `reference`: one leaf of a chip's state.
+        scheme: How a weight is laid on two cells.
+        tile: Rows of a tile; None: all of them.
+        columns: Whether each column of a tile has its own scale.
+
+    Returns:
+        `(conductances, scale)`, `[*stack, 2, rows, cols]` and `[*stack, tiles, cols]`
+        (or `1` for `cols`). Rounding to levels passes gradients straight through; a
+        stuck cell has none.
+
+    Example:
+        >>> device = lrk.rram.Device(g_min=10.0, g_max=110.0)
+        >>> state = lrk.rram.crossbar(device).init(
+        ...     jax.random.key(0), {"w": jnp.ones((2, 1))}
+        ... )
+        >>> weights = jnp.asarray([[1.0], [-0.5]])
+        >>> g, scale = lrk.rram.program(weights, state.fixed["w"], device.scheme)
+        >>> g[:, :, 0].tolist(), scale.tolist()
+        ([[110.0, 10.0], [10.0, 60.0]], [[1.0]])
+    """
+    scale = tile_scale(matrix, tile, columns)
+    x = matrix / row_scale(scale, matrix.shape[-2], tile)
+    pair = jnp.stack([_levels(t, chip) for t in scheme.targets(x)], axis=-3)
+    return _cells(pair, chip), scale
+
+
+def _levels(t: Cells, chip: Chip) -> Cells:
+    """The nearest of the device's levels, straight-through."""
+    if "levels" not in chip:
+        return t
+    steps = chip["levels"] - 1.0
+    return t + lax.stop_gradient(jnp.round(t * steps) / steps - t)
+
+
+def _cells(t: Cells, chip: Chip) -> Cells:
+    """From targets in [0, 1] to what the cells have, in uS."""
+    g_min, g_max = chip["g_min"], chip["g_max"]
+    g = g_min + (g_max - g_min) * t
+    if "theta" in chip:
+        std = polynomial_std(g, chip["coefficients"], chip["reference"])
+        g = jnp.maximum(g + std * chip["theta"], 0.0)
+    g = chip["gain"] * g
+    if "shift" in chip:
+        g = jnp.maximum(g + chip["shift"], 0.0)
+    return g + chip["offset"]
+
+
+def deploy(
+    matrix: Matrix,
+    chip: Chip,
+    scheme: Any,
+    tile: int | None = None,
+    columns: bool = True,
+) -> Matrix:
+    """The weights that a chip ends up with: what programming them gives, read back.
+
+    Args:
+        matrix: Weights, `[*stack, rows, cols]`.
+        chip: As for `program`.
+        scheme: As for `program`.
+        tile: As for `program`.
+        columns: As for `program`.
+
+    Returns:
+        `scale * scheme.gain * (G+ - G-) / (g_max - g_min)`, of the shape of `matrix`.
+        Differentiable in it, as `program` is.
+
+    Example:
+        >>> state = lrk.rram.crossbar(lrk.rram.Device()).init(
+        ...     jax.random.key(0), {"w": jnp.ones((2, 2))}
+        ... )
+        >>> w = jnp.asarray([[1.0, -2.0], [0.5, 0.0]])
+        >>> back = lrk.rram.deploy(w, state.fixed["w"], lrk.rram.OneSided())
+        >>> bool(jnp.allclose(back, w, atol=1e-6))
+        True
+    """
+    scale = tile_scale(matrix, tile, columns)
+    own = row_scale(scale, matrix.shape[-2], tile)
+    x = matrix / own
+    plus, minus = (
+        _cells(_levels(t, chip), _side(chip, i))
+        for i, t in enumerate(scheme.targets(x))
+    )
+    return own * (scheme.gain / (chip["g_max"] - chip["g_min"])) * (plus - minus)
+
+
+def _side(chip: Chip, i: int) -> dict[str, Any]:
+    """The plus or the minus cells alone: sliced before any arithmetic, so it fuses."""
+    cells = ("gain", "offset", "shift", "theta")
+    return {n: x[..., i, :, :] if n in cells else x for n, x in chip.items()}

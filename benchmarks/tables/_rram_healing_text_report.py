@@ -1,0 +1,349 @@
+"""What the table of healed encoders shows: hypotheses, tables, a figure."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from benchmarks import stats
+from benchmarks.record import Record, Records
+from benchmarks.report import (
+    Block,
+    Figure,
+    Heading,
+    Table,
+    Text,
+    bars_with_intervals,
+)
+from benchmarks.study.tasks import LENGTHS, SUITES
+from benchmarks.tables._rram_healing_text_ways import TRAINED, WAYS
+
+TITLES = SUITES["tasks"]
+NONE = "–"
+SMALL = 0.02  # what further training may gain without faults, by hypothesis 7
+Grid = dict[tuple[str, str], Record]
+
+
+def blocks(records: Records) -> list[Block]:
+    """Returns the blocks of the report; complete even for no records."""
+    grid: Grid = {
+        (record.config["task"], record.row.removeprefix(f"{record.config['task']}-")): (
+            record
+        )
+        for record in records
+    }
+    tasks = list(dict.fromkeys(task for task, _ in grid)) or ["trec", "sentiment_movie"]
+    tasks.sort(key=list(TITLES).index)
+    return [
+        Heading("How many numbers heal a broken chip?"),
+        Text(verdict(grid, tasks)),
+        _hypotheses(grid, tasks),
+        *(block for task in tasks for block in _task(grid, task)),
+        Heading("What was reduced, and what to make of it"),
+        Text(_reduced(records)),
+    ]
+
+
+def right(record: Record) -> np.ndarray:
+    """Accuracy of each chip."""
+    return np.asarray(record.series["accuracy"], float)
+
+
+def verdict(grid: Grid, tasks: list[str]) -> str:
+    """Says what was lost and what the best ways gave back; computed."""
+    parts = []
+    for task in tasks:
+        bare = grid.get((task, "none"))
+        if bare is None:
+            continue
+        whole, low = bare.metrics["whole"], right(bare).mean()
+        gains = {
+            name: right(grid[task, name]).mean() - low
+            for name in WAYS
+            if name != "none" and (task, name) in grid
+        }
+        title = TITLES[task][0].upper() + TITLES[task][1:]
+        text = (
+            f"{title}: the fine-tuned net has {100 * whole:.1f} %, on "
+            f"{len(right(bare))} chips without action {100 * low:.1f} % on average"
+        )
+        if gains:
+            best = max(gains, key=gains.__getitem__)
+            if gains[best] > 0:
+                text += (
+                    f"; most comes back by {WAYS[best].title}: "
+                    f"{100 * gains[best]:+.1f} points"
+                )
+            else:
+                text += "; no way gives anything back: healing fails"
+        lost, (least, most) = whole - low, bare.config["aim"]
+        if not least <= lost <= most:
+            text += (
+                f". The loss of {100 * lost:.1f} points lies outside the "
+                f"{100 * least:.0f} to {100 * most:.0f} that were aimed at"
+            )
+        parts.append(f"{text}.")
+    return " ".join(parts) or "Not run."
+
+
+# Hypotheses: each is a number for each chip that is expected to lie above zero.
+Claim = Callable[[Grid, str], np.ndarray | None]
+
+
+class Hypothesis(NamedTuple):
+    """One that was written down before the run."""
+
+    name: str
+    text: str
+    claim: Claim
+
+
+def _over(grid: Grid, task: str, one: str, two: str) -> np.ndarray | None:
+    """Difference of two ways, by chip."""
+    if (task, one) not in grid or (task, two) not in grid:
+        return None
+    return right(grid[task, one]) - right(grid[task, two])
+
+
+def _share(way: str, share: float, sign: float) -> Claim:
+    """Whether a way recovers more (sign 1) or less (-1) than a share of the loss."""
+
+    def claim(grid: Grid, task: str) -> np.ndarray | None:
+        gain = _over(grid, task, way, "none")
+        if gain is None:
+            return None
+        bare = grid[task, "none"]
+        return sign * (gain - share * (bare.metrics["whole"] - right(bare)))
+
+    return claim
+
+
+def _pair(one: str, two: str) -> Claim:
+    return lambda grid, task: _over(grid, task, one, two)
+
+
+def _clean(grid: Grid, task: str) -> np.ndarray | None:
+    """How far the way that gains most without faults stays below what is allowed."""
+    gains = [_over(grid, task, f"clean-{name}", "clean-none") for name in TRAINED]
+    if any(gain is None for gain in gains):
+        return None
+    return SMALL - np.max([np.mean(gain) for gain in gains if gain is not None], axis=0)
+
+
+HYPOTHESES = (
+    Hypothesis("H1", "a new head recovers less than half", _share("head", 0.5, -1)),
+    Hypothesis("H2", "LoRA, rank r, recovers more than half", _share("lora", 0.5, 1)),
+    Hypothesis(
+        "H3", "SVD of the same size recovers under a quarter", _share("svd", 0.25, -1)
+    ),
+    Hypothesis("H4", "activation-weighted SVD above SVD", _pair("svd-weighted", "svd")),
+    Hypothesis(
+        "H5",
+        "LoRI-D, rank r, not below LoRA, rank r / 4",
+        _pair("lori-d", "lora-small"),
+    ),
+    Hypothesis(
+        "H6",
+        "fault-aware mask above mask by calibration",
+        _pair("lori-s-fault", "lori-s"),
+    ),
+    Hypothesis("H7", "without faults no way gains 2 points", _clean),
+)
+
+
+def _hypotheses(grid: Grid, tasks: list[str]) -> Table:
+    """Each hypothesis with its margin and a word chosen by its interval."""
+    rows: list[list[Any]] = []
+    for own in HYPOTHESES:
+        cells: list[Any] = []
+        for task in tasks:
+            margin = own.claim(grid, task)
+            cells += [None] if margin is None else [judged(own.name, margin)]
+        rows.append([own.name, own.text, *cells])
+    return Table(
+        ("", "written down before the run", *(TITLES[task] for task in tasks)),
+        rows,
+        caption="The hypotheses. In points, how far each is over its threshold, with "
+        "95 % bootstrap intervals over chips.",
+        notes=[
+            "`holds`: the interval lies above zero (H5: its lower end is not below "
+            "-1 point; H7: the mean of the way that gains most). `fails`: below zero. "
+            "`open`: it holds zero."
+        ],
+    )
+
+
+def judged(name: str, margin: np.ndarray) -> str:
+    """A word and the margin in points."""
+    if np.ndim(margin) == 0:
+        word = "holds" if margin > 0 else "fails"
+        return f"{word}: {100 * float(margin):+.1f}"
+    value, low, high = (100 * x for x in stats.bootstrap_interval(margin))
+    least = -1.0 if name == "H5" else 0.0
+    word = "holds" if low > least else "fails" if high < least else "open"
+    return f"{word}: {value:+.1f} [{low:+.1f}, {high:+.1f}]"
+
+
+COLUMNS = (
+    "way",
+    "accuracy, %",
+    "5th percentile",
+    "minus no action",
+    "recovered, %",
+    "no faults, %",
+    "numbers",
+    "head",
+    "bytes",
+    "multiply-adds",
+    "rate",
+)
+
+
+def _task(grid: Grid, task: str) -> list[Block]:
+    """The table and figure of one task."""
+    rows, sources = [], []
+    for name, way in WAYS.items():
+        record, clean = grid.get((task, name)), grid.get((task, f"clean-{name}"))
+        title = _titled(way.title, record)
+        rows.append([title, *(_cells(grid, task, name) or [None] * 10)])
+        sources.append([r for r in (record, clean) if r is not None] or None)
+    title = TITLES[task][0].upper() + TITLES[task][1:]
+    first = grid.get((task, "none"))
+    notes = [
+        "Mean over chips with 95 % bootstrap intervals over chips; differences are "
+        "paired by chip. `recovered`: share of what the chips lose. `no faults`: the "
+        "same on chips without faults, with converters and noise; corrections of the "
+        "known error have nothing to correct there. `numbers`: kept digitally for one "
+        "chip, `bytes` with 4 for each value and each place; a frozen A and the "
+        "subspace come from a seed. `head`: retrained numbers of the head, in a "
+        "place that every row has. `multiply-adds`: digital, for each token and "
+        "beside the head; the change of the subspace is formed."
+    ]
+    found: list[Block] = [
+        Heading(title, 3),
+        Table(
+            COLUMNS,
+            rows,
+            align="lllllllrrrr",
+            digits=dict.fromkeys(COLUMNS, 1),
+            caption=_caption(title, first),
+            notes=notes,
+            sources=sources,
+        ),
+    ]
+    if first is not None:
+        found.append(_figure(grid, task, title))
+    return found
+
+
+def _titled(title: str, record: Record | None) -> str:
+    """The title with the ranks of the run."""
+    if record is None:
+        return title
+    rank = record.config["rank"]
+    for text, value in (
+        ("rank r / 4", max(1, round(rank / 4))),
+        ("rank 4 r", 4 * rank),
+        ("rank r", rank),
+    ):
+        if text in title:
+            return title.replace(text, f"rank {value}")
+    return title
+
+
+def _cells(grid: Grid, task: str, name: str) -> list[Any] | None:
+    """The cells of one way, after its title."""
+    record, bare = grid.get((task, name)), grid.get((task, "none"))
+    if record is None or bare is None:
+        return None
+    marks, metrics = right(record), record.metrics
+    gain, lost = marks - right(bare), metrics["whole"] - right(bare).mean()
+    clean = grid.get((task, f"clean-{name}"))
+    same = name == "none"
+    return [
+        tuple(100 * x for x in stats.bootstrap_interval(marks)),
+        100 * metrics["fifth"],
+        NONE if same else _signed(gain),
+        NONE if same or lost <= 0 else f"{100 * gain.mean() / lost:.0f}",
+        NONE if clean is None else f"{100 * right(clean).mean():.1f}",
+        round(metrics["cost"]["numbers"]),
+        round(metrics["head"]),
+        round(metrics["cost"]["bytes"]),
+        round(metrics["cost"]["multiply_adds"]),
+        f"{metrics['rate']:g}" if metrics["rate"] else NONE,
+    ]
+
+
+def _signed(gain: np.ndarray) -> str:
+    """A mean difference in points with its interval over chips."""
+    value, low, high = (100 * x for x in stats.bootstrap_interval(gain))
+    return f"{value:+.1f} [{low:+.1f}, {high:+.1f}]"
+
+
+def _caption(title: str, first: Record | None) -> str:
+    """Names the chips and how their faults were chosen."""
+    if first is None:
+        return f"{title}."
+    own, c = first.metrics["device"], first.config
+    tried = ", ".join(
+        f"{100 * float(rate):g} %: {100 * lost:.1f}"
+        for rate, lost in first.metrics["lost_by_rate"].items()
+    )
+    return (
+        f"{title}: test accuracy over {len(right(first))} chips; {c['texts']} texts. "
+        f"Fine-tuned, off the chip: {100 * first.metrics['whole']:.1f} %. Every cell "
+        f"stuck with p_lrs {100 * own['p_lrs']:g} % and p_hrs {100 * own['p_hrs']:g} % "
+        f"at the ends of {own['g_min']:g} to {own['g_max']:g} uS; {c['bits']}-bit DAC "
+        f"and ADC, read noise {100 * own['read']:g} %, tiles of {c['tile']} rows. The "
+        f"share of stuck cells was chosen on {c['tuning']} validation chips (share and "
+        f"points lost: {tried})."
+    )
+
+
+def _figure(grid: Grid, task: str, title: str) -> Figure:
+    """Accuracy by way, in the order of digital numbers."""
+    found = [
+        (grid[task, name].metrics["cost"]["numbers"], name)
+        for name in WAYS
+        if (task, name) in grid
+    ]
+    names = [name for _, name in sorted(found, key=lambda pair: pair[0])]
+    values = [
+        tuple(100 * x for x in stats.bootstrap_interval(right(grid[task, name])))
+        for name in names
+    ]
+    groups = [
+        f"{_titled(WAYS[n].title, grid[task, n])}\n"
+        f"{grid[task, n].metrics['cost']['numbers']:,}"
+        for n in names
+    ]
+    draw = functools.partial(
+        bars_with_intervals, groups, {"on chips": values}, ylabel="test accuracy, %"
+    )
+    alt = "; ".join(
+        f"{WAYS[n].title}: {v[0]:.1f}" for n, v in zip(names, values, strict=True)
+    )
+    caption = f"{title}: accuracy by way, with digital numbers below, fewest first."
+    return Figure(draw, caption, alt)
+
+
+def _reduced(records: Records) -> str:
+    """What was small, and what is no hardware."""
+    if not len(records):
+        return "Not run."
+    c = records[0].config
+    words = (
+        f"Only the matrices of the last {c['layers']} layers sit on the chip; the "
+        "layers below run once, on ideal hardware. Texts are cut to "
+        f"{LENGTHS['tasks']} tokens. The net was fine-tuned by a LoRA of rank "
+        f"{c['rank']} ({c['steps']} steps), which is merged before it is programmed. "
+        f"Healing has {c['heal_steps']} steps of {c['batch']} of {c['labelled']} "
+        "labelled texts; every trained way starts from the new head, and three peak "
+        f"rates are tried on {c['tuning']} chips of their own. Training sees the "
+        "weights that the cells hold, all scores the converters and fresh noise. One "
+        f"seed of the net; {c['texts']} test texts, the same for all rows, whose "
+        "choice the intervals do not cover. One polarity of faults: "
+        f"{100 * c['lrs']:g} % of them at low resistance."
+    )
+    return words

@@ -1,0 +1,375 @@
+"""Chips under a fine-tuned encoder: held, healed by one way at one rate, and scored."""
+
+import functools
+import time
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import lowrank as lrk
+from benchmarks import stats
+from benchmarks.runner import Session
+from benchmarks.study.encoder import kernels
+from benchmarks.study.singles import Singles
+from benchmarks.study.train import Job, Trainer, batches, nll
+from benchmarks.tables import _rram_healing_text_ways as ways
+from benchmarks.tables._quickstart_probe import fit_probe
+from benchmarks.tables._rram_healing_text_ways import WAYS, Way
+from lowrank import rram
+
+START = "lora"  # how the net is fine-tuned before it is deployed
+TUNING = 1_000_000  # number of the first chip that choices are made on
+CLEAN = 2_000_000  # number of the first chip without faults
+BATCH = 64
+STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0)  # of the new head; one is chosen
+
+Head = tuple[np.ndarray, np.ndarray]
+
+
+class Held(NamedTuple):
+    """A chip with a net programmed into it.
+
+    Attributes:
+        number: Number of the chip; its key, and that of all that is drawn for it.
+        analog: The tree with `Crossbar` operators: what scores are read from.
+        plain: The tree with the weights that the cells stand for, for training.
+        head: A head fitted on the features of this chip.
+    """
+
+    number: int
+    analog: Any
+    plain: Any
+    head: Head
+
+
+class Net:
+    """One task's fine-tuned net, its chips, and the ways to heal them."""
+
+    def __init__(self, config: Any, session: Session, task: str) -> None:
+        """Nothing is loaded or trained before it is asked for."""
+        self.config, self.session, self.name = config, session, task
+        self.singles = Singles(config, session, "tasks")
+        self._svds: dict[int, Any] = {}
+        self._transforms: dict[str, Any] = {}
+        self._masks: dict[tuple[str, int], Any] = {}
+
+    @functools.cached_property
+    def cut(self) -> Any:
+        """The encoder before it was fine-tuned."""
+        return self.singles.cut
+
+    @functools.cached_property
+    def number(self) -> int:
+        """The task's number in its suite."""
+        return self.singles.task(self.name)
+
+    @functools.cached_property
+    def classes(self) -> int:
+        """How many classes the task has."""
+        return int(self.singles.suite.classes[self.number])
+
+    @functools.cached_property
+    def start(self) -> tuple[Any, Head]:
+        """The fine-tuned weights, a LoRA merged into them, and their head."""
+        single = self.singles.single(START, self.name, self.config.seeds[0])
+        tx, state = self.singles.transform(START), self.singles.state(START, single)
+        return self.singles.trainer.form(START, tx, state), single.head
+
+    @functools.cached_property
+    def trainer(self) -> Trainer:
+        """Trains on the weights of any chip: its encoder is set before each run."""
+        return Trainer(self.cut, self.singles.suite)
+
+    def labels(self, split: str) -> np.ndarray:
+        """Class numbers of the texts that are used of a split."""
+        most = self.config.texts if split != "train" else self.config.labelled
+        return self.singles.suite.labels(split, self.number)[:most]
+
+    def device(self, rate: Any) -> rram.Device:
+        """The device at a share of stuck cells."""
+        c = self.config
+        return rram.Device(
+            p_lrs=c.lrs * rate,
+            p_hrs=(1 - c.lrs) * rate,
+            read=c.read,
+            dac=rram.Converter(c.bits),
+            adc=rram.Converter(c.bits),
+        )
+
+    def hold(self, rate: float, number: int) -> Held:
+        """Samples a chip, programs the net into it, and fits a head on it."""
+        key = jax.random.fold_in(jax.random.key(self.config.seeds[0]), number)
+        analog, plain = self._hold(jnp.float32(rate), self.start[0], key)
+        bare = Held(number, analog, plain, self.start[1])
+        train, valid = (
+            (self.features(analog, split), self.labels(split))
+            for split in ("train", "valid")
+        )
+        outputs = self.start[1][1].shape[0]
+        probe = fit_probe(train, valid, self.classes, STRENGTHS, outputs)
+        return bare._replace(head=(probe.head.kernel, probe.head.bias))
+
+    @functools.cached_property
+    def _hold(self) -> Any:
+        """The jitted call that samples and programs; one for all rates."""
+
+        def run(rate: Any, params: Any, key: Any) -> tuple[Any, Any]:
+            tx = rram.crossbar(
+                self.device(rate), tile=self.config.tile, select=kernels(self.cut)
+            )
+            for_chip, for_noise = jax.random.split(key)
+            analog = tx.apply(params, tx.init(for_chip, params), key=for_noise)
+            return analog, _programmed(analog)
+
+        return jax.jit(run)
+
+    def features(self, adapted: Any, split: str) -> np.ndarray:
+        """Pooled outputs of the texts of a split; read noise is fresh in each batch."""
+        number = len(self.labels(split))
+        own = self.singles.suite.splits[split]
+        hidden, mask = own.hidden[self.number], own.mask[self.number]
+        rounds = -(-number // BATCH)
+        index = jnp.arange(rounds * BATCH) % number
+        found = self._pooled(adapted, hidden[index], mask[index])
+        return np.asarray(found)[:number]
+
+    @functools.cached_property
+    def _pooled(self) -> Any:
+        """The jitted loop over batches of the lifted encoder."""
+
+        def many(params: Any, hidden: Any, mask: Any) -> Any:
+            parts = [x.reshape(-1, BATCH, *x.shape[1:]) for x in (hidden, mask)]
+            found = jax.lax.map(lambda own: self.cut.pool(params, *own), tuple(parts))
+            return found.reshape(hidden.shape[0], -1)
+
+        return jax.jit(lrk.lift(many))
+
+    def logits(self, adapted: Any, head: Head, split: str) -> np.ndarray:
+        """Logits of the texts of a split."""
+        kernel, bias = head
+        return (self.features(adapted, split) @ kernel + bias)[:, : self.classes]
+
+    def score(self, adapted: Any, head: Head, split: str = "test") -> float:
+        """Accuracy on the texts of a split."""
+        guess = self.logits(adapted, head, split).argmax(axis=1)
+        return stats.accuracy(guess, self.labels(split))
+
+    def heal(
+        self, name: str, held: Held, rate: float, split: str = "test"
+    ) -> tuple[float, float, float]:
+        """Heals a chip by one way, and scores it.
+
+        Args:
+            name: The way.
+            held: The chip.
+            rate: Peak learning rate, where it has one.
+            split: Texts to score on.
+
+        Returns:
+            Accuracy and loss on these texts, and the seconds that healing took.
+        """
+        begin = time.perf_counter()
+        adapted, head = self.healed(name, held, rate)
+        jax.block_until_ready(adapted)
+        seconds = time.perf_counter() - begin
+        logits, labels = self.logits(adapted, head, split), self.labels(split)
+        right = stats.accuracy(logits.argmax(axis=1), labels)
+        return right, nll(logits, labels), seconds
+
+    def healed(self, name: str, held: Held, rate: float) -> tuple[Any, Head]:
+        """The tree over the chip, corrected by one way, and its head."""
+        way, analog = WAYS[name], held.analog
+        if way.kind == "none":
+            return analog, self.start[1]
+        if way.kind == "head":
+            return analog, held.head
+        if way.kind == "svd":
+            grams = self.grams if way.weighted else None
+            return self._svd(way)(self.start[0], analog, grams), self.start[1]
+        if way.kind == "patch":
+            return self._patch(self.start[0], analog), self.start[1]
+        state, head = self._trained(name, held, rate)
+        return self._transform(way)[0].apply(analog, state), head
+
+    @functools.cached_property
+    def grams(self) -> dict[str, Any]:
+        """Gram matrices of what the weights of the whole net meet, by path."""
+        own = self.singles.suite.splits["train"]
+        used = slice(len(self.labels("train")))
+        hidden, mask = own.hidden[self.number][used], own.mask[self.number][used]
+
+        def run(params: Any, hidden: Any, mask: Any) -> Any:
+            return lrk.merging.gram(
+                self.cut.pool, params, hidden, mask, select=kernels(self.cut)
+            )
+
+        return jax.jit(run)(self.start[0], hidden, mask)
+
+    def _svd(self, way: Way) -> Any:
+        """The jitted correction of a rank."""
+        own = ways.rank_of(way, self.config.rank)
+        if own not in self._svds:
+            run = functools.partial(rram.svd_correction, rank=own, select=self._on_chip)
+            self._svds[own] = jax.jit(
+                lambda params, chip, gram: run(params, chip, gram=gram)
+            )
+        return self._svds[own]
+
+    @functools.cached_property
+    def _patch(self) -> Any:
+        """The jitted patch."""
+        count = ways.patch_count(self.cut, self.config.rank)
+        return jax.jit(functools.partial(rram.patch, count=count, select=self._on_chip))
+
+    @property
+    def _on_chip(self) -> Any:
+        return kernels(self.cut)
+
+    def _transform(self, way: Way) -> tuple[lrk.Transform, Any]:
+        """The transform of a way and its jitted init; one for each kind."""
+        if way.kind not in self._transforms:
+            c = self.config
+            tx = ways.transform(way, self.cut, c.rank, c.density)
+            self._transforms[way.kind] = (tx, jax.jit(tx.init))
+        return self._transforms[way.kind]
+
+    def _trained(self, name: str, held: Held, rate: float) -> tuple[lrk.State, Head]:
+        """A trained state and its head; LoRI-D's mask is kept for LoRI-S."""
+        way, c = WAYS[name], self.config
+        tx, init = self._transform(way)
+        key = jax.random.fold_in(jax.random.key(c.seeds[0] + 1), held.number)
+        fresh = init(key, self.cut.params)
+        mask = self._mask(way, held, fresh)
+        state, keep = ways.start(way, fresh, mask, c.rank)
+        kernel, bias = held.head
+        job = Job(
+            state,
+            (kernel[None], bias[None]),
+            keep,
+            np.full(c.heal_steps, self.number),
+            np.zeros(c.heal_steps, int),
+            batches(len(self.labels("train")), c.heal_steps, c.batch, held.number),
+            np.float32(rate),
+        )
+        self.trainer.cut = self.cut._replace(params=held.plain)
+        found = self.trainer.train(way.kind, tx, job)
+        if name == "lori-d":
+            kept = ways.calibrated_mask(found.trainable, c.density)
+            self._masks["calibrated", held.number] = kept
+        last = (found.heads[0][0], found.heads[1][0])
+        return state._replace(trainable=found.trainable), last
+
+    def _mask(self, way: Way, held: Held, fresh: lrk.State) -> Any:
+        """The mask of LoRI-S on this chip, or None."""
+        if not way.mask:
+            return None
+        key = (way.mask, held.number)
+        if key not in self._masks:
+            if way.mask == "calibrated":
+                self._trained("lori-d", held, self.rate_of("lori-d"))
+            else:
+                error = _error(self.start[0], held.plain, fresh.trainable)
+                found = ways.fault_mask(fresh, error, self.config.density)
+                self._masks[key] = found
+        return self._masks[key]
+
+    # Choices, made on validation texts and chips of their own.
+
+    @functools.cached_property
+    def choice(self) -> dict[str, Any]:
+        """The stuck rate: of those tried, the one that loses about 20 points.
+
+        Rates are tried from the lowest until the loss passes the middle of the range
+        that is aimed at. With one key a higher rate only adds faults.
+        """
+        c = self.config
+        given = {**self.given(), "aim": list(c.aim)}
+        found = self.session.load_arrays(f"rate-{self.name}", config=given)
+        if found is None:
+            params, head = self.start
+            whole, middle = self.score(params, head, "valid"), sum(c.aim) / 2
+            lost = []
+            for rate in sorted(c.stuck):
+                marks = [
+                    self.score(self._analog(rate, TUNING + i), head, "valid")
+                    for i in range(c.tuning)
+                ]
+                lost.append(whole - float(np.mean(marks)))
+                if lost[-1] >= middle:
+                    break
+            best = int(np.argmin([abs(x - middle) for x in lost]))
+            found = {
+                "rate": np.array(sorted(c.stuck)[best]),
+                "tried": np.array(sorted(c.stuck)[: len(lost)]),
+                "lost": np.array(lost),
+            }
+            self.session.save_arrays(f"rate-{self.name}", found, config=given)
+        return found
+
+    def _analog(self, rate: float, number: int) -> Any:
+        """A chip alone, without a head of its own."""
+        key = jax.random.fold_in(jax.random.key(self.config.seeds[0]), number)
+        return self._hold(jnp.float32(rate), self.start[0], key)[0]
+
+    @functools.cached_property
+    def _tuning(self) -> list[Held]:
+        """The chips that learning rates are chosen on."""
+        stuck = float(self.choice["rate"])
+        return [self.hold(stuck, TUNING + i) for i in range(self.config.tuning)]
+
+    def rates(self, name: str) -> dict[str, float]:
+        """Mean validation loss by learning rate, on the chips for choices."""
+        given = {**self.given(), "way": name, "stuck": float(self.choice["rate"])}
+        row = f"tune-{self.name}-{name}"
+        found = self.session.load_arrays(row, config=given)
+        if found is None:
+            grid = self.config.heal_rates[WAYS[name].kind]
+            losses = [
+                [self.heal(name, held, rate, "valid")[1] for held in self._tuning]
+                for rate in grid
+            ]
+            found = {"rates": np.array(grid), "losses": np.mean(losses, axis=1)}
+            self.session.save_arrays(row, found, config=given)
+        losses = np.where(np.isfinite(found["losses"]), found["losses"], 1e30)
+        return {f"{r:g}": float(x) for r, x in zip(found["rates"], losses, strict=True)}
+
+    def rate_of(self, name: str) -> float:
+        """The learning rate of a way."""
+        marks = self.rates(name)
+        return float(min(marks, key=marks.__getitem__))
+
+    def given(self) -> dict[str, Any]:
+        """What decides the start and every chip."""
+        c = self.config
+        names = (
+            "tile", "bits", "read", "lrs", "stuck", "aim", "tuning", "heal_steps",
+            "labelled", "texts", "density",
+        )  # fmt: skip
+        own = {name: getattr(c, name) for name in names}
+        return self.singles.given(
+            **own, rates_of=dict(c.heal_rates), task=self.name, seed=c.seeds[0]
+        )
+
+
+def _programmed(tree: Any) -> Any:
+    """The weights that cells stand for, in the place of operators."""
+    kind = lrk.operators.Crossbar
+    return jax.tree.map(
+        lambda x: x.programmed_weight() if isinstance(x, kind) else x,
+        tree,
+        is_leaf=lambda x: isinstance(x, kind),
+    )
+
+
+def _error(wanted: Any, held: Any, paths: Mapping[str, Any]) -> dict[str, Any]:
+    """The known error of each matrix, by path."""
+
+    def leaf(tree: Any, path: str) -> Any:
+        for name in path.split("/"):
+            tree = tree[name]
+        return tree
+
+    return {path: leaf(wanted, path) - leaf(held, path) for path in paths}

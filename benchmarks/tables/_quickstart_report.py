@@ -12,6 +12,7 @@ from benchmarks.report import (
     Table,
     Text,
 )
+from benchmarks.tables import _quickstart_chip_report as chip
 from benchmarks.tables._quickstart_figures import Cell, Grid, figures
 from benchmarks.tables._quickstart_tasks import SPLITS, TITLES, WEIGHTS
 from benchmarks.tables._quickstart_train import METHODS
@@ -31,6 +32,7 @@ def blocks(records: Records) -> list[Block]:
         Heading("Do the adapters beat a linear probe?"),
         Text(verdict(grid)),
         *(block for task in TITLES for block in _task(grid, task)),
+        *chip.blocks(records),
         Heading("Cost"),
         _cost(grid),
         Heading("Figures"),

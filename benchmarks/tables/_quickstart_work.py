@@ -116,6 +116,8 @@ class Work:
         """What decides a row of a method."""
         names = {field.name for field in dataclasses.fields(self.config)}
         names -= {"seeds"} if method == "lori-s" else {"seeds", "density"}
+        if method != "chip":
+            names = {name for name in names if not name.startswith("chip_")}
         options = {name: getattr(self.config, name) for name in sorted(names)}
         return {**options, "method": method, "task": task, "seed": seed}
 

@@ -4,12 +4,13 @@ Trains adapters of rank 8 on all 36 projections of all-MiniLM-L6-v2, and a head,
 TREC questions, SMS spam, movie reviews and product reviews in one jitted step over one
 frozen base: as LoRA, as LoRI-D, and as LoRI-S under the mask that LoRI-D gave. Every
 head starts from a tuned logistic regression on frozen features, which is also what the
-methods must beat. Then the four adapters are merged, each task keeping its own head.
+methods must beat. Then the four adapters are merged, each task keeping its own head;
+last, the merged LoRA adapters are programmed into a faulty RRAM chip, and healed.
 
 Command: python -m benchmarks run quickstart
 Paper: LoRI, arXiv:2504.07448, has other models and tasks: no number of it stands here.
-Cost: 9 min on 2 cores, 116 MB of downloads once
-Rows: 16
+Cost: 10 min on 2 cores, 116 MB of downloads once
+Rows: 20
 """
 
 import dataclasses
@@ -26,6 +27,7 @@ from benchmarks.runner import Session
 from benchmarks.tables import _quickstart_report as reporting
 from benchmarks.tables import _quickstart_score as scoring
 from benchmarks.tables import _quickstart_train as training
+from benchmarks.tables._quickstart_chip_rows import chip_rows
 from benchmarks.tables._quickstart_tasks import TITLES, Head, Task
 from benchmarks.tables._quickstart_work import Work, masks_of, trained_state
 
@@ -60,6 +62,22 @@ class Config:
     """Most test examples of a task."""
     edges: tuple[int, ...] = (16, 32, 48)
     """Lengths in tokens to which batches are padded; longer texts are cut."""
+    chip_rates: tuple[float, ...] = (0.0025, 0.005, 0.01, 0.02, 0.04, 0.08)
+    """Shares of stuck cells to choose from, for the chip."""
+    chip_lrs: float = 0.5
+    """Share of the stuck cells that are stuck at low resistance."""
+    chip_train: int = 128
+    """Training texts of a task for the new heads and for healing."""
+    chip_valid: int = 32
+    """Validation texts of a task for the stuck rate and the new heads."""
+    chip_test: int = 100
+    """Test texts of a task for the chip, the last ones."""
+    chip_steps: int = 10
+    """Steps of healing; each takes one batch of each task."""
+    chip_learning: tuple[float, ...] = (1e-3, 3e-3)
+    """Peak learning rates of healing to choose from, on validation texts."""
+    chip_trial: int = 3
+    """Steps that every rate of healing runs before one is chosen."""
     synthetic: bool = False
     """Use made-up texts and a tiny random encoder: no download."""
 
@@ -75,12 +93,18 @@ class Config:
             valid=32,
             test=48,
             edges=(32,),
+            chip_rates=(0.01, 0.1),
+            chip_train=32,
+            chip_valid=16,
+            chip_test=24,
+            chip_steps=2,
+            chip_trial=1,
             synthetic=True,
         )
 
 
 def run(config: Config, session: Session) -> None:
-    """Runs the probes, then each method for each seed; finished rows are kept."""
+    """Runs the probes, each method for each seed, then the chip; rows are kept."""
     work = Work(config, session)
     for name in TITLES:
         _probe_row(work, name)
@@ -96,6 +120,7 @@ def run(config: Config, session: Session) -> None:
             ]
             if missing:
                 _method_rows(work, method, seed, missing)
+    chip_rows(work, config.seeds[0])
 
 
 def report(records: Records) -> list[Block]:

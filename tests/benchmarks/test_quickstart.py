@@ -12,6 +12,8 @@ from benchmarks.data import multi_task_batches
 from benchmarks.record import Records, read_folder
 from benchmarks.report import Figure, Table, Text, render_page
 from benchmarks.runner import Session
+from benchmarks.tables import _quickstart_chip as chips
+from benchmarks.tables import _quickstart_chip_report as chip_report
 from benchmarks.tables import _quickstart_figures as figures
 from benchmarks.tables import _quickstart_report as reporting
 from benchmarks.tables import _quickstart_score as scoring
@@ -57,7 +59,7 @@ def fresh(results):
 def test_every_method_and_task_has_a_row(records):
     rows = {record.row for record in records}
     assert rows == {f"probe-{t}" for t in TITLES} | {
-        f"{m}-{t}-s0" for m in ("lora", "lori-d", "lori-s") for t in TITLES
+        f"{m}-{t}-s0" for m in ("lora", "lori-d", "lori-s", "chip") for t in TITLES
     }
 
 
@@ -112,6 +114,11 @@ def test_recorded_numbers_are_those_of_the_predictions(records):
             kind: scoring.numbers(text)
             for kind, text in record.metrics["predictions"].items()
         }
+        if record.row.startswith("chip"):
+            for kind in chips.KINDS:
+                share = (guess[kind] == guess["labels"]).mean()
+                assert record.metrics["accuracy"][kind] == pytest.approx(share)
+            continue
         right = guess["test"] == guess["labels"]
         assert record.get("accuracy/value") == pytest.approx(right.mean())
         if not record.row.startswith("probe"):
@@ -160,7 +167,7 @@ def test_a_second_run_does_no_work(ran, monkeypatch):
     monkeypatch.setattr(working, "load_task", refuse)
     session = fresh(ran[0])
     quickstart.run(CONFIG, session)
-    assert len(session.reused) == 16
+    assert len(session.reused) == 20
     assert not session.written
 
 
@@ -174,13 +181,13 @@ def test_an_interrupted_run_goes_on_with_the_unfinished_method(ran, monkeypatch)
     after = json.loads(row.read_text())
     assert after["metrics"] == before["metrics"]
     assert set(session.written) == {"lori-s-trec-s0"}
-    assert len(session.reused) == 15
+    assert len(session.reused) == 19
 
 
 def test_report_shows_what_was_run(records):
     found = quickstart.report(records)
     tables = [block for block in found if isinstance(block, Table)]
-    assert len(tables) == len(TITLES) + 2
+    assert len(tables) == len(TITLES) + 3
     for table in tables:
         assert not any("not run" in cell for row in table.text() for cell in row)
     names = [row[0] for row in tables[0].text()]
@@ -228,6 +235,103 @@ def test_intervals_over_several_seeds_use_all_of_them(records):
         for seed, guess in enumerate((labels, wrong))
     ]
     assert figures.Cell(Records(pair)).percent()[0] == 50
+
+
+# --- the chip ------------------------------------------------------------------------
+
+
+def test_the_chip_holds_the_merge_but_for_its_stuck_cells(ran):
+    work = ran[2]
+    hold = chips.chip(work, 0)
+    state = training.adapters_of(working.trained_state(work, "lora", 0).state)
+    merged = work.compiled("lora")[1].merged(state, 0.5)
+    same, faulty = hold(0.5, 0.0), hold(0.5, 0.1)
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-5), same, merged)
+    pairs = zip(
+        jax.tree_util.tree_leaves_with_path(faulty),
+        jax.tree.leaves(merged),
+        strict=True,
+    )
+    wrong = {
+        jax.tree_util.keystr(path): np.mean(np.abs(x - y) > 1e-4)
+        for (path, x), y in pairs
+    }
+    changed = {path: share for path, share in wrong.items() if share}
+    assert len(changed) == 6 * 2  # the projections of two layers, and nothing else
+    assert all("kernel" in path for path in changed)
+    # A cell that is at the end of the range where it sticks is no error.
+    assert all(0.05 < share < 0.19 for share in changed.values())
+
+
+def test_the_rate_whose_loss_is_nearest_the_middle_is_chosen(ran, monkeypatch):
+    work = ran[2]
+    tasks = chips.few_texts(work)
+    marks = {0.0: 0.9, 0.1: 0.85, 0.2: 0.68, 0.3: 0.1}
+    seen = []
+
+    def found(_, encoders, tasks, split):
+        seen.append((encoders[0], split))
+        return dict.fromkeys((task.name for task in tasks), encoders[0])
+
+    def right(guessed, _):
+        return marks[guessed]
+
+    monkeypatch.setattr(chips, "features", found)
+    monkeypatch.setattr(chips, "guess", lambda own, *_: own)
+    monkeypatch.setattr(chips.stats, "accuracy", right)
+    config = dataclasses.replace(CONFIG, chip_rates=(0.3, 0.2, 0.1))
+    monkeypatch.setattr(work, "config", config)
+    choice = chips.choose(work, tasks, lambda rate: rate, [])
+    assert choice.rate == 0.2
+    assert seen == [(rate, "valid") for rate in (0.0, 0.1, 0.2)]  # 0.3 is not tried
+    assert choice.tried == {"0": 0.9, "0.1": 0.85, "0.2": 0.68}
+
+
+def test_healing_trains_beside_the_chip_and_leaves_it_alone(ran):
+    work = ran[2]
+    tasks, encoder = chips.few_texts(work), chips.chip(work, 0)(0.5, 0.1)
+    before = jax.tree.map(np.array, encoder)
+    heads = training.heads_of(working.trained_state(work, "lora", 0).state)
+    healed = chips.heal(work, tasks, encoder, heads, 0)
+    jax.tree.map(np.testing.assert_array_equal, before, encoder)
+    assert healed.losses.shape == (CONFIG.chip_steps, len(TITLES))
+    first = [x["encoder"]["layer"]["1"]["output"]["dense"] for x in healed.encoders]
+    base = encoder["encoder"]["layer"]["1"]["output"]["dense"]
+    change = np.asarray(first[0]["kernel"] - base["kernel"])
+    assert 0 < np.abs(change).max()
+    assert np.linalg.matrix_rank(change, tol=1e-6) <= CONFIG.rank
+    np.testing.assert_array_equal(first[0]["bias"], base["bias"])
+    assert np.abs(first[0]["kernel"] - first[1]["kernel"]).max() > 0
+
+
+@pytest.mark.parametrize(
+    ("head", "healed", "words"),
+    [
+        (70, 80, "Healing does more than a new head"),
+        (70, 70, "Healing fails to do more than a new head"),
+        (75, 62, "it fails here"),
+        (60, 58, "cannot be told from doing nothing"),
+    ],
+)
+def test_the_chips_verdict_is_computed(records, head, healed, words):
+    counts = {"merged": 85, "deployed": 60, "head": head, "healed": healed}
+
+    def made(task):
+        record = records.get(f"chip-{task}-s0")
+        own = {
+            kind: "0" * count + "1" * (100 - count)
+            for kind, count in {**counts, "control": 86}.items()
+        }
+        metrics = record.metrics | {"predictions": {"labels": "0" * 100, **own}}
+        return dataclasses.replace(record, metrics=metrics)
+
+    blocks = chip_report.blocks(Records([made(task) for task in TITLES]))
+    assert words in blocks[1].text
+    assert "lose 25.0 points" in blocks[1].text
+    assert "outside" not in blocks[1].text
+    cells = {row[0]: row[-2] for row in blocks[2].text()}
+    assert cells[chips.KINDS["healed"]] == f"{healed:.1f}"
+    assert chip_report.blocks(Records())[1].text == "The chip was not run."
 
 
 def test_probe_folds_its_standardising_in():

@@ -1,0 +1,1 @@
+"""Nets on faulty chips: what several tables share."""

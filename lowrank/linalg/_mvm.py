@@ -1,7 +1,7 @@
 """Products with pairs of conductances, in the order in which an array makes them."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -10,6 +10,7 @@ from jax import lax
 
 Array = jax.Array
 Numbers = Mapping[str, Any]
+_FEW = 16  # tiles that are multiplied one after another
 
 
 def mvm(
@@ -38,7 +39,8 @@ def mvm(
 
     Args:
         x: Vectors, `[*stack, n, rows]`.
-        pair: Conductances in uS, `[*stack, 2, rows, cols]`: plus, then minus.
+        pair: Conductances in uS, `[*stack, 2, rows, cols]`: plus, then minus; or their
+            difference alone, `[*stack, 1, rows, cols]`, where there is no `wire`.
         scale: Weight of one unit, `[*stack, tiles, cols]` or `[*stack, tiles, 1]`.
         unit: The difference of conductances that stands for `scale`, in uS.
         numbers: Scalars of the effects that are there: `dac_bits`, `dac_limit` (range
@@ -58,7 +60,7 @@ def mvm(
     unit = jnp.asarray(unit, x.dtype)
     alpha = None
     if "dac_bits" in numbers or "dac_limit" in numbers:
-        x, alpha = _converted(x, numbers.get("dac_limit"), numbers.get("dac_bits"))
+        x, alpha = converted(x, numbers.get("dac_limit"), numbers.get("dac_bits"))
     cells = _difference(pair, numbers, tile)
     inner = _digital if any(n.startswith("adc") for n in numbers) else _analog
     y = inner(x, cells, scale, unit, numbers, tile, key, precision)
@@ -131,8 +133,17 @@ def _same_dtype(*arrays: Array) -> list[Array]:
     return [a.astype(dtype) for a in arrays]
 
 
-def _converted(v: Array, limit: Any, bits: Any) -> tuple[Array, Array]:
-    """`v` in units of its range, clipped and rounded straight-through; the range."""
+def converted(v: Array, limit: Any, bits: Any) -> tuple[Array, Array]:
+    """Clip and round values, straight-through.
+
+    Args:
+        v: Values; a vector is the last axis.
+        limit: The range; None: the largest entry of each vector.
+        bits: Resolution, `2^(bits - 1) - 1` steps on each side; None: no rounding.
+
+    Returns:
+        The values in units of the range, and the range.
+    """
     if limit is None:
         top = jnp.max(jnp.abs(v), axis=-1, keepdims=True)
         limit = lax.stop_gradient(jnp.where(top > 0, top, jnp.ones_like(top)))
@@ -149,6 +160,8 @@ def _converted(v: Array, limit: Any, bits: Any) -> tuple[Array, Array]:
 
 def _difference(pair: Array, numbers: Numbers, tile: int | None) -> Array:
     """`G+ - G-` in uS. Plus and minus cells lie on wires of their own."""
+    if pair.shape[-3] == 1:
+        return pair[..., 0, :, :]
     plus, minus = pair[..., 0, :, :], pair[..., 1, :, :]
     if "wire" not in numbers:
         return plus - minus
@@ -187,19 +200,46 @@ def _analog(
     precision: Any,
 ) -> Array:
     """Without an ADC the tiles add up to one product, and their noise to one draw."""
-    gain, one = scale / unit, scale.shape[-2] == 1
-    if one:
-        y = jnp.matmul(u, cells, precision=precision) * gain
-    else:
+    gain, tiles = scale / unit, scale.shape[-2]
+    if tiles > _FEW:
         rows = _for_rows(gain, cells.shape[-2], tile)
         y = jnp.matmul(u, cells * rows, precision=precision)
+    else:
+        parts = [
+            jnp.matmul(v, own, precision=precision) * gain[..., t : t + 1, :]
+            for t, (v, own) in enumerate(_each(u, cells, tiles, tile))
+        ]
+        y = sum(parts[1:], parts[0])
     if "read" not in numbers:
         return y
-    power = jnp.square(u) if one else _tiled(jnp.square(u), -1, tile)
-    power = jnp.sum(power, axis=-1, keepdims=one)  # of each vector, in each tile
-    spread = jnp.sqrt(power) * gain if one else jnp.sqrt(power @ jnp.square(gain))
-    spread = lax.stop_gradient(math.sqrt(2) * numbers["read"] * spread)
-    return y + spread * jax.random.normal(key, y.shape, y.dtype)
+    u = lax.stop_gradient(u)
+    if tiles > _FEW:
+        power = jnp.sum(_tiled(jnp.square(u), -1, tile), axis=-1)
+        power = power @ jnp.square(gain)
+    else:
+        each = [
+            jnp.sum(jnp.square(v), -1, keepdims=True)
+            * jnp.square(gain[..., t : t + 1, :])
+            for t, (v, _) in enumerate(_each(u, cells, tiles, tile))
+        ]
+        power = sum(each[1:], each[0])
+    spread = lax.stop_gradient(math.sqrt(2) * numbers["read"] * jnp.sqrt(power))
+    return y + spread * flat_normal(key, y.shape, y.dtype)
+
+
+def _each(
+    u: Array, cells: Array, tiles: int, tile: int | None
+) -> Iterator[tuple[Array, Array]]:
+    """The inputs and cells of each tile: no row is filled up, nothing is moved."""
+    step = cells.shape[-2] if tile is None else tile
+    for t in range(tiles):
+        own = slice(t * step, (t + 1) * step)
+        yield u[..., own], cells[..., own, :]
+
+
+def flat_normal(key: Any, shape: tuple[int, ...], dtype: Any) -> Array:
+    """Standard normal numbers; drawn flat, which is faster on a CPU, and no others."""
+    return jax.random.normal(key, (math.prod(shape),), dtype).reshape(shape)
 
 
 def _digital(
@@ -213,20 +253,57 @@ def _digital(
     precision: Any,
 ) -> Array:
     """Each tile's sum is converted, then they are added."""
-    several = scale.shape[-2] > 1
-    if several:
+    tiles = scale.shape[-2]
+    noisy = "read" in numbers or "adc_noise" in numbers
+    shape = (*u.shape[:-2], tiles, u.shape[-2], cells.shape[-1])
+    draw = flat_normal(key, shape, u.dtype) if noisy else None
+
+    def one(u: Array, cells: Array, scale: Array, draw: Array | None) -> Array:
+        z = jnp.matmul(u, cells, precision=precision) / unit
+        power = jnp.sum(jnp.square(u), axis=-1, keepdims=True)
+        return read_out(z, power, scale, unit, numbers, draw)
+
+    if tiles > _FEW:
         u = jnp.moveaxis(_tiled(u, -1, tile), -2, -3)  # [*stack, tiles, n, tile]
-        cells, scale = _tiled(cells, -2, tile), scale[..., None, :]
-    z = jnp.matmul(u, cells, precision=precision) / unit
+        y = one(u, _tiled(cells, -2, tile), scale[..., None, :], draw)
+        return jnp.sum(y, axis=-3)
+    parts = [
+        one(
+            v,
+            own,
+            scale[..., t : t + 1, :],
+            None if draw is None else draw[..., t, :, :],
+        )
+        for t, (v, own) in enumerate(_each(u, cells, tiles, tile))
+    ]
+    return sum(parts[1:], parts[0])
+
+
+def read_out(
+    z: Array, power: Any, scale: Array, unit: Any, numbers: Numbers, draw: Any
+) -> Array:
+    """From the sums of a tile to what it adds to the result: noise, then the ADC.
+
+    Args:
+        z: The sums, columns last.
+        power: The sum of the squared inputs of each vector, with an axis of size 1.
+        scale: Weight of one unit of each column.
+        unit: As for `mvm`.
+        numbers: As for `mvm`.
+        draw: Standard normal numbers of the shape of `z`; None without noise.
+
+    Returns:
+        An array of the shape of `z`.
+    """
     variance = []
     if "read" in numbers:
-        power = jnp.sum(jnp.square(u), axis=-1, keepdims=True)
         variance.append(2 * jnp.square(numbers["read"] / unit) * power)
     if "adc_noise" in numbers:
         variance.append(jnp.square(numbers["adc_noise"]))
     if variance:
         spread = lax.stop_gradient(jnp.sqrt(sum(variance[1:], variance[0])))
-        z = z + spread * jax.random.normal(key, z.shape, z.dtype)
-    z, limit = _converted(z, numbers.get("adc_limit"), numbers.get("adc_bits"))
-    y = z * limit * scale
-    return jnp.sum(y, axis=-3) if several else y
+        z = z + spread * draw
+    if "adc_bits" not in numbers and "adc_limit" not in numbers:
+        return z * scale
+    z, limit = converted(z, numbers.get("adc_limit"), numbers.get("adc_bits"))
+    return z * limit * scale

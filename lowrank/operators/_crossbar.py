@@ -38,7 +38,8 @@ class Crossbar(Operator):
     and adapters around it are digital.
 
     Args:
-        pair: Conductances in uS, `[*stack, 2, rows, cols]`: plus, then minus cells.
+        pair: Conductances in uS, `[*stack, 2, rows, cols]`: plus, then minus cells; or
+            their difference, `[*stack, 1, rows, cols]`, where there is no `wire`.
         scale: Weight of one unit, `[*stack, tiles, cols]` or `[*stack, tiles, 1]`.
         unit: Difference of conductances in uS that stands for `scale`.
         numbers: Scalars of the effects that are there, by name: `dac_bits`, `dac_limit`
@@ -169,8 +170,10 @@ class Crossbar(Operator):
         stack, inputs, outputs = self.axes.sizes(self.sizes)
         rows, cols = math.prod(inputs), math.prod(outputs)
         cells, tiles = (*stack, 2, rows, cols), tile_count(rows, self.tile)
+        formed = (*stack, 1, rows, cols)  # two cells on wires cannot be one
+        fits = [cells] if "wire" in self.numbers else [cells, formed]
         scales = [(*stack, tiles, cols), (*stack, tiles, 1)]
-        if self.pair.shape == cells and self.scale.shape in scales:
+        if self.pair.shape in fits and self.scale.shape in scales:
             return None
         return (
             f"conductances {tuple(self.pair.shape)} with scale "
@@ -189,13 +192,15 @@ class Crossbar(Operator):
             An array of the operator's shape and dtype. With `wire` it is what the array
             multiplies by, IR drop included.
         """
-        matrix = crossbar_weights(
-            self.pair, self.scale, self.unit, self.numbers, self.tile
-        )
+        return self.laid_out(self.scale).astype(self.kind)
+
+    def laid_out(self, scale: Array) -> Array:
+        """`scale (G+ - G-) / unit` in the layout of the weight."""
+        matrix = crossbar_weights(self.pair, scale, self.unit, self.numbers, self.tile)
         order = sum(self.axes, ())
         split = matrix.reshape([self.sizes[d] for d in order])
         back = [order.index(d) for d in range(len(order))]
-        return jnp.transpose(split, back).astype(self.kind)
+        return jnp.transpose(split, back)
 
     # Products.
 

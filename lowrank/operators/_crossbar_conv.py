@@ -1,14 +1,15 @@
 """Convolution with a kernel on a crossbar."""
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 
 from lowrank._base import Array
+from lowrank.linalg._mvm import converted, flat_normal, read_out
 
 
 def crossbar_conv(x: Array, op: Any, spec: Any) -> Any:
@@ -28,27 +29,63 @@ def crossbar_conv(x: Array, op: Any, spec: Any) -> Any:
     groups = spec.feature_group_count * spec.batch_group_count
     if stack or out_dim in inputs or set(outputs) - {out_dim} or groups != 1:
         return NotImplemented
-    if not op.converts and (op.scale.shape[-2] == 1 or not op.stochastic):
-        return _plain(x, op, spec)
+    numbers, one = op.numbers, op.scale.shape[-2] == 1
+    if not op.converts and not op.stochastic:
+        return spec(x, op.programmed_weight().astype(x.dtype))
+    # The range of a patch is its own; any other converts the activation as it is.
+    if one and ("dac_bits" not in numbers or "dac_limit" in numbers):
+        return _whole(x, op, spec)
     rows, lead = _patches(x, op.sizes, inputs, spec)
     y = op.multiply(rows, (), spec.precision).reshape(*lead, -1)
     return jnp.moveaxis(y, -1, spec.dimension_numbers.out_spec[1])
 
 
-def _plain(x: Array, op: Any, spec: Any) -> Array:
-    """Without converters: a convolution, and noise by the norms of its patches."""
-    y = spec(x, op.programmed_weight().astype(x.dtype))
-    if not op.stochastic:
-        return y
+def _whole(x: Array, op: Any, spec: Any) -> Array:
+    """One tile: a convolution, with noise by the norms of its patches."""
+    x = x.astype(jnp.promote_types(x.dtype, op.scale.dtype))
+    numbers = {n: v.astype(x.dtype) for n, v in op.numbers.items()}
+    alpha = None
+    if "dac_limit" in numbers:
+        x, alpha = converted(x, numbers["dac_limit"], numbers.get("dac_bits"))
+    kernel = op.laid_out(jnp.ones_like(op.scale)).astype(x.dtype)
     feature = spec.dimension_numbers.out_spec[1]
-    out_dim, *_ = spec.dimension_numbers.rhs_spec
-    ones = [1 if d == out_dim else n for d, n in enumerate(op.sizes)]
-    power = spec(jnp.square(x), jnp.ones(ones, x.dtype)).astype(op.scale.dtype)
-    gain = math.sqrt(2) * op.numbers["read"] * op.scale / op.unit
-    wide = [gain.shape[-1] if d == feature else 1 for d in range(y.ndim)]
-    spread = lax.stop_gradient(jnp.sqrt(power) * gain.reshape(wide))
-    draw = jax.random.normal(op.place_key(x), y.shape, spread.dtype)
-    return y.astype(spread.dtype) + spread * draw
+    plain = dataclasses.replace(spec, preferred_element_type=None)
+    z = jnp.moveaxis(plain(x, kernel), feature, -1)
+    power, draw = None, None
+    if "read" in numbers:
+        power = jnp.moveaxis(_power(lax.stop_gradient(x), op.sizes, spec), feature, -1)
+    if op.stochastic:
+        draw = flat_normal(op.place_key(x), z.shape, z.dtype)
+    scale = op.scale.reshape((1,) * (z.ndim - 1) + (-1,)).astype(x.dtype)
+    unit = op.unit.astype(x.dtype)
+    y = read_out(z, power, scale, unit, numbers, draw)
+    return jnp.moveaxis(y if alpha is None else alpha * y, -1, feature)
+
+
+def _power(x: Array, sizes: Sequence[int], spec: Any) -> Array:
+    """The sum of the squares of each patch, features of size 1, as a result lies."""
+    numbers = spec.dimension_numbers
+    _, channel, *places = numbers.lhs_spec
+    total = jnp.sum(jnp.square(x), axis=channel, keepdims=True)
+
+    def each(values: Sequence[Any], other: Any) -> list[Any]:
+        own = dict(zip(places, values, strict=True))
+        return [own.get(d, other) for d in range(x.ndim)]
+
+    found = lax.reduce_window(
+        total,
+        jnp.zeros((), x.dtype),
+        lax.add,
+        each([sizes[d] for d in numbers.rhs_spec[2:]], 1),
+        each(spec.window_strides, 1),
+        each(spec.padding, (0, 0)),
+        each(spec.lhs_dilation, 1),
+        each(spec.rhs_dilation, 1),
+    )
+    order = [0] * x.ndim
+    for old, new in zip(numbers.lhs_spec, numbers.out_spec, strict=True):
+        order[new] = old
+    return jnp.transpose(found, order)
 
 
 def _patches(

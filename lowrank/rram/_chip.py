@@ -1,5 +1,6 @@
 """A sampled chip: what is wrong with each cell, whatever is programmed into it."""
 
+import math
 import zlib
 from typing import Any
 
@@ -14,8 +15,8 @@ from lowrank.rram._effects import Clusters, Polynomial
 OK, LRS, HRS, OPEN = 0, 1, 2, 3
 """Codes of a cell: healthy, stuck at low or high resistance, on an open line."""
 
-Cells = Float[Array, "*stack 2 rows cols"]
-Codes = Int8[Array, "*stack 2 rows cols"]
+Cells = Float[Array, "*stack pair rows cols"]
+Codes = Int8[Array, "*stack pair rows cols"]
 
 
 def sample(key: Array, shape: tuple[int, ...], device: Device) -> dict[str, Array]:
@@ -48,7 +49,8 @@ def sample(key: Array, shape: tuple[int, ...], device: Device) -> dict[str, Arra
         Order of effects: programming, ageing, faults last, so that stuck cells have
         neither noise nor drift.
     """
-    cells = (*shape[:-2], 2, *shape[-2:])
+    # A calibrated reference has ideal cells, which need no draw.
+    cells = (*shape[:-2], 1 if device.scheme.reference else 2, *shape[-2:])
     code = _codes(key, cells, device)
     gain, shift, theta = _deviations(key, cells, device)
     healthy = code == OK
@@ -71,21 +73,32 @@ def _own(key: Array, name: str) -> Array:
 
 def _codes(key: Array, cells: tuple[int, ...], device: Device) -> Codes:
     """The state of every cell. Rates enter from both ends of one uniform number."""
-    u = _uniform(_own(key, "fault"), cells, device.clusters)
-    none = jnp.int8(OK)
-    code = jnp.where(u < device.p_hrs, jnp.int8(HRS), none)
-    code = jnp.where(u >= 1.0 - jnp.asarray(device.p_lrs), jnp.int8(LRS), code)
+    code = jnp.zeros(cells, jnp.int8)
+    if not (_never(device.p_lrs) and _never(device.p_hrs)):
+        u = _uniform(_own(key, "fault"), cells, device.clusters)
+        code = jnp.where(u < device.p_hrs, jnp.int8(HRS), code)
+        code = jnp.where(u >= 1.0 - jnp.asarray(device.p_lrs), jnp.int8(LRS), code)
     *stack, pair, rows, cols = cells
     lines = {
         "row": ((*stack, 1, rows, 1), device.p_row),  # one word line drives both cells
         "column": ((*stack, pair, 1, cols), device.p_column),
     }
     for name, (shape, rate) in lines.items():
-        if isinstance(rate, (int, float)) and rate == 0:
+        if _never(rate):
             continue
         dead = jax.random.uniform(_own(key, name), shape) < rate
         code = jnp.where(dead, jnp.int8(OPEN), code)
     return code
+
+
+def _never(rate: Any) -> bool:
+    """Whether a rate is known to be zero, so that nothing needs to be drawn."""
+    return isinstance(rate, (int, float)) and rate == 0
+
+
+def _flat(draw: Any, key: Array, shape: tuple[int, ...]) -> Float[Array, "*cells"]:
+    """The numbers of `draw(key, shape)`, drawn flat: faster on a CPU."""
+    return draw(key, (math.prod(shape),)).reshape(shape)
 
 
 def _uniform(
@@ -93,7 +106,7 @@ def _uniform(
 ) -> Float[Array, "*cells"]:
     """A uniform number for each cell; neighbours depend on each other in clusters."""
     if clusters is None:
-        return jax.random.uniform(key, cells)
+        return _flat(jax.random.uniform, key, cells)
     *stack, pair, rows, cols = cells
     plane = (*stack, rows, pair * cols)  # the two columns of a weight lie side by side
     white, rough = jax.random.normal(key, (2, *plane))
@@ -129,18 +142,17 @@ def _deviations(
     """`(gain, shift, theta)` of healthy cells, after programming and ageing."""
     gain, shift, theta = jnp.ones(cells), None, None
     if device.write is not None:
-        drawn = jax.random.normal(_own(key, "write"), cells)
+        drawn = _flat(jax.random.normal, _own(key, "write"), cells)
         if isinstance(device.write, Polynomial):
             theta = drawn
         else:
             gain, shift = device.write.linear(drawn, device.g_max)
     if device.drift is not None:
-        left = device.drift.gain(
-            jax.random.normal(_own(key, "drift"), cells), device.time
-        )
+        phi = _flat(jax.random.normal, _own(key, "drift"), cells)
+        left = device.drift.gain(phi, device.time)
         gain, shift = gain * left, None if shift is None else shift * left
     if device.relaxation is not None:
-        phi = jax.random.normal(_own(key, "relaxation"), cells)
+        phi = _flat(jax.random.normal, _own(key, "relaxation"), cells)
         moved = device.relaxation.offset(phi, device.time)
         shift = moved if shift is None else shift + moved
     return gain, shift, theta
@@ -166,5 +178,9 @@ def _level(key: Array, shape: tuple[int, ...], value: Any) -> Any:
 
 def _calibrated(chip: dict[str, Array]) -> dict[str, Array]:
     """The same chip with ideal cells in the place of the minus cells."""
-    ideal = {"gain": 1.0}
-    return {n: x.at[..., 1, :, :].set(ideal.get(n, 0)) for n, x in chip.items()}
+
+    def both(name: str, x: Array) -> Array:
+        ideal = jnp.full_like(x, 1 if name == "gain" else 0)
+        return jnp.concatenate([x, ideal], axis=-3)
+
+    return {name: both(name, x) for name, x in chip.items()}

@@ -25,7 +25,7 @@ from lowrank.rram._effects import (
     Relaxation,
 )
 from lowrank.rram._matrix import from_matrix, matrix_shape, to_matrix
-from lowrank.rram._program import deploy, program
+from lowrank.rram._program import deploy, difference, program
 
 _CELLS = ("code", "gain", "offset")
 
@@ -130,7 +130,10 @@ def crossbar(
                 value = from_matrix(back, dense.shape, found[path])
                 new[path] = value.astype(dense.dtype)
                 continue
-            pair, scale = program(matrix, chip, device.scheme, tile, columns)
+            form = program if "wire" in chip else difference
+            pair, scale = form(matrix, chip, device.scheme, tile, columns)
+            if "wire" not in chip:
+                pair = pair[..., None, :, :]
             own = _tree.leaf_key(key, path) if noisy and key is not None else None
             new[path] = _operator(
                 dense, pair, scale, chip, own, found[path], tile, device

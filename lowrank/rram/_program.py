@@ -139,14 +139,22 @@ def deploy(
         >>> bool(jnp.allclose(back, w, atol=1e-6))
         True
     """
-    scale = tile_scale(matrix, tile, columns)
+    change, scale = difference(matrix, chip, scheme, tile, columns)
     own = row_scale(scale, matrix.shape[-2], tile)
-    x = matrix / own
+    return own * (scheme.gain / (chip["g_max"] - chip["g_min"])) * change
+
+
+def difference(
+    matrix: Matrix, chip: Chip, scheme: Any, tile: int | None, columns: bool
+) -> tuple[Matrix, Float[Array, "*stack tiles _"]]:
+    """`(G+ - G-, scale)` in uS, without an array of both cells: as `program`."""
+    scale = tile_scale(matrix, tile, columns)
+    x = matrix / row_scale(scale, matrix.shape[-2], tile)
     plus, minus = (
         _cells(_levels(t, chip), _side(chip, i))
         for i, t in enumerate(scheme.targets(x))
     )
-    return own * (scheme.gain / (chip["g_max"] - chip["g_min"])) * (plus - minus)
+    return plus - minus, scale
 
 
 def _side(chip: Chip, i: int) -> dict[str, Any]:

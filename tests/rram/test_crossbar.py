@@ -261,3 +261,19 @@ def test_what_acts_in_the_product_needs_a_key_and_says_so():
     assert not op.has_dense
     np.testing.assert_allclose(op.programmed_weight(), params()["w"], atol=1e-6)
     assert "dac_bits" in repr(op)
+
+
+@pytest.mark.parametrize("limit", [3.0, None])
+def test_the_difference_of_cells_multiplies_as_the_pair(limit):
+    """Without wires the operator holds `G+ - G-`; with none of 0 ohm, both cells."""
+    device = rram.Device(
+        p_lrs=0.2, levels=8, dac=rram.Converter(6, limit), adc=rram.Converter(6)
+    )
+    tree, x = params(), jnp.asarray(numbers(7, 3, 6))
+    ops = []
+    for own in (device, device.replace(wire=0.0)):
+        tx = rram.crossbar(own, tile=4)
+        ops.append(tx.apply(tree, tx.init(KEY, tree))["w"])
+    assert [op.pair.shape[0] for op in ops] == [1, 2]
+    y, z = (lrk.lift(jnp.matmul)(x, op) for op in ops)
+    np.testing.assert_allclose(y, z, atol=1e-5)

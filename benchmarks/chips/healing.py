@@ -97,7 +97,9 @@ class Healer:
         self._calls: dict[Any, Callable[..., Scores]] = {}
         self._params = jax.tree.map(jnp.asarray, net.params)
         splits = {"train": net.train, "valid": net.valid, "test": net.test}
-        self._splits = {n: (jnp.asarray(x), jnp.asarray(y)) for n, (x, y) in splits.items()}
+        self._splits = {
+            n: (jnp.asarray(x), jnp.asarray(y)) for n, (x, y) in splits.items()
+        }
 
     def keys(self, kind: str, count: int) -> jax.Array:
         """Keys of the chips that are scored, or of those that choices see."""
@@ -120,7 +122,7 @@ class Healer:
             for i in range(0, len(y) - size + 1, size)
         ]
         found = lrk.merging.fisher_diagonal(
-            self.net.apply, self.net.params, pairs, select=methods.kernels
+            self.net.apply, self._params, pairs, select=methods.kernels
         )
         return {p: f / jnp.maximum(jnp.mean(f), 1e-30) for p, f in found.items()}
 
@@ -212,8 +214,12 @@ class Healer:
     ) -> Scores:
         """One chip after another; how many is traced."""
         self.traces[name] = self.traces.get(name, 0) + 1
-        shapes = jax.eval_shape(one, inputs, keys[0], jax.tree.map(lambda r: r[0], rows))
-        empty = jax.tree.map(lambda s: jnp.zeros((len(keys), *s.shape), s.dtype), shapes)
+        shapes = jax.eval_shape(
+            one, inputs, keys[0], jax.tree.map(lambda r: r[0], rows)
+        )
+        empty = jax.tree.map(
+            lambda s: jnp.zeros((len(keys), *s.shape), s.dtype), shapes
+        )
 
         def body(i: Any, found: Scores) -> Scores:
             new = one(inputs, keys[i], jax.tree.map(lambda r: r[i], rows))
@@ -334,9 +340,7 @@ class Healer:
         }
         for way in ways:
             if way.kind == "lori-f":
-                masks[way.name] = methods.fault_aware(
-                    starts[way.name], error, way.size
-                )
+                masks[way.name] = methods.fault_aware(starts[way.name], error, way.size)
         return masks
 
     def _steps(
@@ -374,15 +378,8 @@ class Healer:
                 grads[name] = methods.masked(grads[name], mask)
             updates, memory = adam.update(grads, memory)
             left = 0.5 * (1 + jnp.cos(jnp.pi * number / count))
-            new = {
-                name: jax.tree.map(
-                    lambda w, u, name=name: w - rates[name] * left * u,
-                    own,
-                    updates[name],
-                )
-                for name, own in trainable.items()
-            }
-            return (new, memory), None
+            moved = _moved(trainable, updates, rates, left)
+            return (moved, memory), None
 
         first = {name: state.trainable for name, state in starts.items()}
         (last, _), _ = jax.lax.scan(
@@ -439,11 +436,11 @@ class Healer:
             for path, (rows, _) in methods.sides(self.net).items()
         }
         for i in range(chips):
-            state = self._calls[name](
+            state: Any = self._calls[name](
                 np.float32(fault.lrs), np.float32(fault.hrs), keys[i]
             )
             own = rram.assign(
-                self.net.params,
+                self._params,
                 state,
                 rram.OneSided(),
                 self.importance,
@@ -512,13 +509,25 @@ class Healer:
             labels = jax.lax.dynamic_slice_in_dim(y, i * size, size)
             return {
                 name: right[name]
-                + jnp.sum(jnp.argmax(apply(tree, images), -1) == labels, dtype=jnp.int32)
+                + jnp.sum(
+                    jnp.argmax(apply(tree, images), -1) == labels, dtype=jnp.int32
+                )
                 for name, tree in healed.items()
             }
 
         zero = {name: jnp.zeros((), jnp.int32) for name in healed}
         right = jax.lax.fori_loop(0, inputs.parts, body, zero)
         return {name: n / (inputs.parts * size) for name, n in right.items()}
+
+
+def _moved(trainable: Any, updates: Any, rates: Mapping[str, Any], left: Any) -> Any:
+    """Every way's numbers after an update, at the way's own rate."""
+    return {
+        name: jax.tree.map(lambda w, u, r=rates[name]: w - r * left * u, own, change)
+        for (name, own), change in zip(
+            trainable.items(), (updates[name] for name in trainable), strict=True
+        )
+    }
 
 
 class Wiring(NamedTuple):

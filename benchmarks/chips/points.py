@@ -147,7 +147,7 @@ def _inputs(net: Net, x: jax.Array) -> dict[str, jax.Array]:
             seen = hidden
         rows = seen.reshape(-1, seen.shape[-1])
         found[path] = rows
-        out = rows @ kernel.reshape(rows.shape[-1], -1) + bias
+        out = rows @ kernel.reshape(rows.shape[-1], -1) + bias[None]
         hidden = jax.nn.relu(out).reshape(*seen.shape[:-1], -1)
         if kernel.ndim == 4:
             hidden = _pooled(hidden)
@@ -157,9 +157,7 @@ def _inputs(net: Net, x: jax.Array) -> dict[str, jax.Array]:
 def _patches(x: jax.Array, size: int) -> jax.Array:
     """All patches of images, `[n, h, w, size * size * channels]`."""
     n, m = x.shape[1] - size + 1, x.shape[2] - size + 1
-    cut = [
-        x[:, i : i + n, j : j + m] for i in range(size) for j in range(size)
-    ]
+    cut = [x[:, i : i + n, j : j + m] for i in range(size) for j in range(size)]
     return jnp.concatenate(cut, axis=-1)
 
 

@@ -1,4 +1,4 @@
-"""What the report of healing is computed from: cells, shares, and sizes that suffice."""
+"""What the report of healing is computed from: cells, shares, sizes that suffice."""
 
 import math
 from collections.abc import Mapping, Sequence

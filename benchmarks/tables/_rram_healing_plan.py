@@ -36,17 +36,17 @@ WAYS = {
     ),
     "lenet": (
         "none",
-        *_sized("svd", 1, 2, 4, 8, 16, 32, 64),
-        *_sized("svdw", 1, 2, 4, 8, 16, 32),
-        *_sized("patch", 100, 1_000, 10_000),
+        *_sized("svd", 1, 4, 16, 64),
+        *_sized("svdw", 1, 4, 16),
+        *_sized("patch", 1_000, 10_000),
         *_sized("patchw", 100, 1_000, 10_000),
         "head",
         "bias",
         *_sized("lora", 1, 2, 4, 8, 16),
         *_sized("lori-d", 2, 8, 32),
-        *_sized("lori-s", 200, 2_000),
-        *_sized("lori-f", 200, 2_000),
-        *_sized("subspace", 16, 64, 256, 1_024),
+        "lori-s-2000",
+        "lori-f-2000",
+        *_sized("subspace", 16, 128, 1_024),
         "retrain",
         "itt",
     ),
@@ -54,7 +54,8 @@ WAYS = {
 ONE_SIZE = ("head", "bias", "lora-8", "lori-d-16", "lori-s-2000", "subspace-1024")
 ONE_SIZE += ("retrain",)
 LABELS = (10, 100, 1_000)
-RATES = (1e-3, 5e-3, 2e-2)
+RATES = (5e-3, 2e-2, 8e-2)  # of adapters, heads and biases
+WEIGHT_RATES = (1e-3, 5e-3, 2e-2)  # of what moves every weight
 TOTALS = (
     0.005, 0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.08, 0.1, 0.125, 0.15, 0.175, 0.2,
     0.225, 0.25, 0.3, 0.35, 0.4, 0.5, 0.6,
@@ -92,7 +93,9 @@ class Options:
     batch: int = 128
     """Images of a step."""
     rates: tuple[float, ...] = RATES
-    """Learning rates to choose from, for every way, size and point."""
+    """Learning rates of adapters to choose from, for every way, size and point."""
+    weight_rates: tuple[float, ...] = WEIGHT_RATES
+    """As many for retraining, ITT and subspaces, which move every weight."""
     labels: tuple[int, ...] = LABELS
     """Numbers of labelled images, beside all."""
     totals: tuple[float, ...] = TOTALS
@@ -108,6 +111,10 @@ class Options:
     synthetic: bool = False
     """Use a small made-up twin of the images: no download."""
 
+    def rates_of(self, group: str) -> tuple[float, ...]:
+        """The learning rates of a group."""
+        return self.rates if group == "low" else self.weight_rates
+
     def small(self) -> dict[str, Any]:
         """Values of a run of seconds."""
         return {
@@ -122,6 +129,7 @@ class Options:
             "steps": 8,
             "batch": 32,
             "rates": (5e-3, 2e-2),
+            "weight_rates": (1e-3, 5e-3),
             "labels": (10,),
             "totals": (0.1, 0.3),
             "valid": 50,

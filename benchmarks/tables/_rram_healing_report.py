@@ -1,4 +1,4 @@
-"""What the table of healing shows: the figure, all rows, labels, clean chips, verdicts."""
+"""What the table of healing shows: figures, rows, labels, clean chips, verdicts."""
 
 import functools
 from typing import Any
@@ -174,12 +174,12 @@ def _all(net: str, point: str, cells: Board) -> Table:
         sources=sources,
         notes=[
             "Faults: p_lrs + p_hrs in per cent of cells, and g_lrs / g_hrs in uS. "
-            "Numbers, bytes: digital values kept for one chip, and the places that are "
-            "kept with them, 4 bytes each. A frozen A and a projection come back from a "
-            "seed. Multiply-adds: digital ones for one image, beside the chip's; a "
-            "subspace's change has no fast product and is formed. Cells written: whose "
-            "level changes when the chip is programmed again, mean. Accuracy with a "
-            "95 % bootstrap interval over chips; minus clean: points, against the net "
+            "Numbers, bytes: digital values kept for one chip, and the places that "
+            "are kept with them, 4 bytes each. A frozen A and a projection come back "
+            "from a seed. Multiply-adds: digital ones for one image, beside the "
+            "chip's; a subspace's change has no fast product and is formed. Cells "
+            "written: whose level changes when the chip is programmed again, mean. "
+            "Accuracy with a 95 % bootstrap interval over chips; minus clean: points, against the net "
             "that no chip broke."
         ],
     )
@@ -216,14 +216,16 @@ def _equal(net: str, point: str, cells: Board) -> Table:
     """Each kind at most as large as LoRA of one rank, paired."""
     rows: list[list[Any]] = []
     rival = cells.get(RIVAL)
-    for kind, title in KINDS.items():
+    for kind in KINDS:
         if kind in ("none", "retrain", "itt"):
             continue
         own = [
             cell
             for name, cell in cells.items()
-            if parse(name).kind == kind and name != RIVAL
-            and rival is not None and cell.bytes <= rival.bytes
+            if parse(name).kind == kind
+            and name != RIVAL
+            and rival is not None
+            and cell.bytes <= rival.bytes
         ]
         if not own or rival is None:
             continue
@@ -273,8 +275,8 @@ def _labels(records: Records) -> Table:
     return Table(
         columns,
         rows,
-        caption=f"Accuracy in per cent by number of labelled images, {TITLES['equal']}: "
-        "mean over chips, 5th percentile in brackets.",
+        caption="Accuracy in per cent by number of labelled images, "
+        f"{TITLES['equal']}: mean over chips, 5th percentile in brackets.",
         notes=["Each chip draws its own images."],
     )
 
@@ -311,7 +313,9 @@ def _resampled(records: Records) -> Table:
     for net, title in plan.NETS.items():
         for record in records.where(kind="resampled", net=net):
             factor = record.config["factor"]
-            name = f"resampled chips, penalty {factor:g}" if factor else "resampled chips"
+            name = (
+                f"resampled chips, penalty {factor:g}" if factor else "resampled chips"
+            )
             rows.append([title, f"LoRA, rank {extras.RANK}, {name}", *_cells(record)])
         for way in (f"lora-{extras.RANK}", "none"):
             for record in records.where(kind="main", net=net, point="equal", way=way):
@@ -348,9 +352,9 @@ def _merged(records: Records) -> Table:
     return Table(
         ("place", *extras.TASKS.values()),
         rows,
-        caption=f"Two LoRI-D adapters of rank {extras.MERGED_RANK} over one MLP, merged "
-        f"by concatenation at weight one, {TITLES['equal']}: accuracy in per cent, mean "
-        "over chips, 5th percentile in brackets.",
+        caption=f"Two LoRI-D adapters of rank {extras.MERGED_RANK} over one MLP, "
+        f"merged by concatenation at weight one, {TITLES['equal']}: accuracy in per "
+        "cent, mean over chips, 5th percentile in brackets.",
         notes=["Trained on the ideal base; nothing is healed here."],
     )
 

@@ -98,10 +98,10 @@ def ranks(found: list[Place]) -> Table:
             "Between two sizes the share is taken to be linear in the logarithm of the "
             "size; `<=` and `>`: beyond the sizes that were run. Effective rank: the "
             "exponential of the entropy of the singular values of E; stable rank: the "
-            "squared Frobenius norm over that of the largest singular value; means over "
-            "kernels, weighted by the shorter side. Relative norm: the Frobenius norm "
-            "of E over that of the weights. A kernel whose side is shorter than the "
-            "rank has an adapter of that side's rank."
+            "squared Frobenius norm over the square of the largest singular value; "
+            "means over kernels, weighted by the shorter side. Relative norm: the "
+            "Frobenius norm of E over that of the weights. A kernel whose side is "
+            "shorter than the rank has an adapter of that side's rank."
         ],
     )  # fmt: skip
 
@@ -227,4 +227,3 @@ def _times(times: Times) -> str:
 
 def _shown(found: Needed | None) -> str | None:
     return None if found is None else str(found)
-

@@ -49,6 +49,7 @@ class Work:
             steps=steps,
             batch=config.batch,
             calibration=max(2, steps // 4),
+            scored=1000 if mlp else 250,  # patches of an image are large
             capacity=max(self.chips, 3 * config.tuning_chips, SEARCH_CHIPS),
         )
 
@@ -71,14 +72,9 @@ class Work:
     def clean(self) -> dict[str, float]:
         """Accuracy of the net as trained, off any chip."""
         net = self.healer.net
-        scored = jax.jit(
-            lambda params, x, y: nets.accuracy(net.apply, params, x, y)
-        )
+        scored = jax.jit(lambda params, x, y: nets.accuracy(net.apply, params, x, y))
         pairs = {"valid": net.valid, "test": net.test}
-        return {
-            name: float(scored(net.params, x, y))
-            for name, (x, y) in pairs.items()
-        }
+        return {name: float(scored(net.params, x, y)) for name, (x, y) in pairs.items()}
 
     def shared(self) -> dict[str, Any]:
         """What every row's config says."""
@@ -147,7 +143,9 @@ class Work:
         """Runs what is missing of a point: every group in one call, after its rates."""
         fault = self.fault(point)
         for group in groups:
-            configs = {way: self.given(kind, point, fault, way, labels) for way in group}
+            configs = {
+                way: self.given(kind, point, fault, way, labels) for way in group
+            }
             names = {way: self.row_name(kind, point, way, labels) for way in group}
             missing = [
                 way
@@ -203,7 +201,7 @@ class Work:
             "batch": own.batch,
             "calibration": own.calibration,
             "mask_rank": own.mask_rank,
-            "rates": self.config.rates,
+            "rates": self.config.rates_of(way.group),
             "tuning_chips": self.config.tuning_chips,
         }
 
@@ -213,7 +211,8 @@ class Work:
         """The rate of each way that is best on validation, on chips of its own."""
         trained = [way for way in ways if way.trained]
         trials: dict[str, list[float]] = {way.name: [] for way in trained}
-        for rate in self.config.rates if trained else ():
+        grid = self.config.rates_of(ways[0].group)
+        for rate in grid if trained else ():
             scores = self.healer.run(
                 ways,
                 fault,
@@ -226,10 +225,7 @@ class Work:
             )
             for way in trained:
                 trials[way.name].append(float(scores[way.name].mean()))
-        rates = {
-            name: float(self.config.rates[int(np.argmax(own))])
-            for name, own in trials.items()
-        }
+        rates = {name: float(grid[int(np.argmax(own))]) for name, own in trials.items()}
         return rates, trials
 
     def _metrics(
@@ -256,4 +252,3 @@ class Work:
             }
             series |= scores["spectrum"]
         return metrics, series
-

@@ -78,9 +78,13 @@ def _timed(
     key = lab.keys("valid", 1)[0]
     given = lab.given(lab.batches(TIMED, work.config.batch), "valid")
     chip = jax.jit(functools.partial(lab.chip, recipe))(own, given, key, rows)
-    deploy = lab.deployment(recipe, own, chip)
-    more = lab.parts(recipe, deploy, chip, given, TIMED)
-    more.pop("stages", None)  # a stage does no more than the whole
+
+    @jax.jit
+    def parts(given: Any, chip: Any) -> Any:
+        deploy = lab.deployment(recipe, own, chip)
+        return lab.parts(recipe, deploy, chip, given, TIMED)
+
+    more = parts(given, chip)
 
     @jax.jit
     def run(params: Any, chip: Any, batches: Any, more: Any) -> Any:

@@ -15,7 +15,7 @@ from benchmarks.tables._rram_itt_train import Lab, Options
 Found = dict[str, Any]
 SHARED = (
     "batch", "valid", "tolerance", "freeze", "penalty", "device_steps", "device_rate",
-    "importance", "seed", "synthetic",
+    "staged", "importance", "seed", "synthetic",
 )  # fmt: skip
 
 
@@ -34,9 +34,9 @@ class Work:
             store = self.session.beside("chips")
             kept = {"synthetic": c.synthetic, "log": self.session.log}
             loaded = nets.load(net, dataset, store, **kept)
-            names = ("tolerance", "freeze", "penalty", "device_steps", "device_rate")
+            names = [name for name in Options._fields if name != "spare"]
             own = {name: getattr(c, name) for name in names}
-            options = Options(spare=self.spare(net), importance=c.importance, **own)
+            options = Options(spare=self.spare(net), **own)
             self._labs[net, dataset] = Lab(
                 loaded, options, seed=c.seed, valid=c.valid, test=c.test
             )
@@ -62,6 +62,8 @@ class Work:
         """Every method at every point."""
         c = self.config
         names = c.points if dataset == "mnist" else c.fashion_points
+        if net == "lenet":
+            names = tuple(name for name in names if name in c.lenet_points)
         todo = [
             (name, method)
             for name in names

@@ -33,6 +33,7 @@ class Options(NamedTuple):
         penalty: Weight of the penalty on what comes out wrong.
         device_steps: Steps on the device, taken from the same total.
         device_rate: Learning rate of those, which are plain gradient descent.
+        staged: Share of the steps before those that go layer by layer.
         importance: Training images that the importance of weights is measured on.
     """
 
@@ -42,6 +43,7 @@ class Options(NamedTuple):
     penalty: float
     device_steps: int
     device_rate: float
+    staged: float
     importance: int
 
 
@@ -228,11 +230,29 @@ class Lab:
         late = min(self.options.device_steps, steps // 2) if recipe.on_device else 0
         early = jax.tree.map(lambda x: x[: steps - late], given.batches)
         deploy = self.deployment(recipe, numbers, chip)
-        more = self.parts(recipe, deploy, chip, given, steps - late)
-        falling = optax.adam(optax.cosine_decay_schedule(rate, steps - late))
-        params, losses = rram.retrain(
-            self.loss, given.params, deploy, early, falling, **more
+        params, losses = given.params, []
+        first = self._staged(len(early[1])) if recipe.staged else 0
+        if first:
+            params, own = rram.retrain(
+                self.loss,
+                params,
+                deploy,
+                jax.tree.map(lambda x: x[:first], early),
+                optax.adam(rate),
+                stages=self.layout.stages,
+            )
+            losses.append(own)
+        count = steps - late - first
+        more = self.parts(recipe, deploy, chip, given, count)
+        params, own = rram.retrain(
+            self.loss,
+            params,
+            deploy,
+            jax.tree.map(lambda x: x[first:], early),
+            optax.adam(optax.cosine_decay_schedule(rate, count)),
+            **more,
         )
+        losses.append(own)
         written = jnp.zeros((), jnp.int32)
         if late:
             done = rram.on_device(
@@ -243,11 +263,16 @@ class Lab:
                 jax.tree.map(lambda x: x[steps - late :], given.batches),
                 optax.sgd(self.options.device_rate),
                 cells=rram.programmed(chips.device(numbers), axes=self.layout.axes),
-                mask=_free(more, steps - late),
+                mask=_free(more, count),
             )
             params, written = done.params, done.writes.sum()
-            losses = jnp.concatenate([losses, done.losses])
-        return params, {"losses": losses, "written": written}
+            losses.append(done.losses)
+        return params, {"losses": jnp.concatenate(losses), "written": written}
+
+    def _staged(self, steps: int) -> int:
+        """How many of the steps go layer by layer: each layer has one at least."""
+        layers = len(self.layout.stages)
+        return min(max(int(self.options.staged * steps), layers + 1), steps - 1)
 
     def parts(
         self,
@@ -271,8 +296,6 @@ class Lab:
             more["target"] = rram.reduced(given.params, deploy, **own)
         if recipe.penalised:
             more |= {"penalty": self.options.penalty, "importance": given.weight}
-        if recipe.staged:
-            more["stages"] = self.layout.stages
         return more
 
     def _importance(self) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -29,7 +29,7 @@ from lowrank.models import LeNet5, functional
 DOCS = pathlib.Path(runner.__file__).parents[1] / "docs"
 OPTIONS = Options(
     spare=2, tolerance=0.1, freeze=0.5, penalty=1e-3, device_steps=2,
-    device_rate=0.5, importance=16,
+    device_rate=0.5, staged=0.25, importance=16,
 )  # fmt: skip
 HEAVY = Numbers(0.1, 0.1, 0.0)
 

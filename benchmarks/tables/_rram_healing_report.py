@@ -179,8 +179,8 @@ def _all(net: str, point: str, cells: Board) -> Table:
             "from a seed. Multiply-adds: digital ones for one image, beside the "
             "chip's; a subspace's change has no fast product and is formed. Cells "
             "written: whose level changes when the chip is programmed again, mean. "
-            "Accuracy with a 95 % bootstrap interval over chips; minus clean: points, against the net "
-            "that no chip broke."
+            "Accuracy with a 95 % bootstrap interval over chips; minus clean: points, "
+            "against the net that no chip broke."
         ],
     )
 

@@ -200,7 +200,7 @@ class Work:
             "synthetic": self.config.synthetic,
         }  # fmt: skip
         name = f"rows-{net}-{dataset}-{point}-{kind}-{many}"
-        kept = self.session.load_arrays(name, config=given)
+        kept: Any = self.session.load_arrays(name, config=given)
         if kept is None:
             found = [lab.assign(numbers(point), key) for key in lab.keys(kind, many)]
             placed = {p: np.stack([rows[p] for rows, _ in found]) for p in found[0][0]}

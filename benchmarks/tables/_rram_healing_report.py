@@ -46,7 +46,11 @@ def blocks(records: Records) -> list[Block]:
     found += [verdicts.hypotheses(known), verdicts.ranks(known)]
     for (net, point), cells in boards.items():
         found += [Heading(f"{plan.NETS[net]}, {TITLES[point]}", 3)]
-        found += [_all(net, point, cells), _equal(net, point, cells)]
+        if cells:
+            found += [_all(net, point, cells), _equal(net, point, cells)]
+        else:
+            title = f"{plan.NETS[net]}, {TITLES[point]}"
+            found.append(Text(f"Every way at {title}: not run."))
     found += [Heading("Labelled images", 3), _labels(records)]
     found += [Heading("A chip without faults", 3), _clean(records)]
     found += [Heading("Resampled chips, and merged adapters", 3)]

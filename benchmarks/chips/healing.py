@@ -481,8 +481,9 @@ class Healer:
     ) -> Any:
         """ITT's training: reduce and freeze, and a penalty on what comes out wrong."""
         told = {"select": methods.kernels, "axes": self.net.axes}
+        start = rram.compensated(inputs.params, wiring.deploy, **told)
         bad = rram.afflicted(
-            inputs.params, wiring.deploy(inputs.params), tolerance=0.05, **told
+            inputs.params, wiring.deploy(start), tolerance=0.05, **told
         )
         count = sum(jnp.sum(hit, dtype=jnp.float32) for hit in bad.values())
         return rram.itt_train(

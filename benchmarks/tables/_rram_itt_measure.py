@@ -82,7 +82,7 @@ def _timed(
     @jax.jit
     def parts(given: Any, chip: Any) -> Any:
         deploy = lab.deployment(recipe, own, chip)
-        return lab.parts(recipe, deploy, chip, given, TIMED)
+        return lab.parts(recipe, deploy, chip, given, given.params, TIMED)
 
     more = parts(given, chip)
 

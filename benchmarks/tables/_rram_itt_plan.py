@@ -11,6 +11,8 @@ class Recipe(NamedTuple):
         pruned: Whether weights that touch a faulty cell are bypassed: they count as 0.
         assigned: Whether rows are assigned to rows of the crossbar, spare ones too.
         flipped: Whether the signs of columns are chosen.
+        mapped: Whether weights are programmed by the map, so that each comes out as
+            near as its cells allow.
         freezing: Whether afflicted weights are reduced to zero and frozen.
         penalised: Whether weights that come out wrong are penalised.
         staged: Whether layers are adjusted one after another.
@@ -21,13 +23,21 @@ class Recipe(NamedTuple):
     pruned: bool = False
     assigned: bool = False
     flipped: bool = False
+    mapped: bool = False
     freezing: bool = False
     penalised: bool = False
     staged: bool = False
     on_device: bool = False
 
 
-OFF = Recipe(trained=True, assigned=True, flipped=True, freezing=True, penalised=True)
+OFF = Recipe(
+    trained=True,
+    assigned=True,
+    flipped=True,
+    mapped=True,
+    freezing=True,
+    penalised=True,
+)
 # Stages are for deeper nets, steps on the device for convolutional ones.
 FULL = {"mlp": OFF, "lenet": OFF._replace(staged=True, on_device=True)}
 
@@ -35,6 +45,7 @@ METHODS = {
     "none": "no action",
     "fap": "FAP",
     "spare": "redundancy only",
+    "map": "programmed by the map",
     "fap+t": "FAP+T",
     "retrain": "retraining",
     "itt": "ITT",
@@ -43,12 +54,14 @@ PLAIN = {
     "none": Recipe(),
     "fap": Recipe(pruned=True),
     "spare": Recipe(assigned=True),
+    "map": Recipe(mapped=True),
     "fap+t": Recipe(pruned=True, trained=True),
     "retrain": Recipe(trained=True),
 }
 PARTS = {
     "assigned": "assignment and spare rows",
     "flipped": "column flips",
+    "mapped": "programming by the map",
     "freezing": "reduce and freeze",
     "penalised": "penalty",
     "staged": "layer-wise stages",

@@ -171,13 +171,22 @@ class Lab:
         chip = self.chip(recipe, numbers, given, key, rows)
         deploy = self.deployment(recipe, numbers, chip)
         found: dict[str, jax.Array] = {}
-        params = given.params
+        params = self.programmed(recipe, deploy, given)
         if recipe.trained:
-            params, found = self._trained(recipe, numbers, chip, given, rate)
+            params, found = self._trained(recipe, numbers, chip, given, params, rate)
         score = nets.accuracy(
             self.net.apply, deploy(params), given.images, given.labels
         )
         return {"accuracy": score, **found}
+
+    def programmed(
+        self, recipe: Recipe, deploy: Callable[[Tree], Tree], given: Given
+    ) -> Tree:
+        """What is programmed before anything is trained."""
+        if not recipe.mapped:
+            return given.params
+        own = {"select": chips.on_chip, "axes": self.layout.axes}
+        return rram.compensated(given.params, deploy, **own)
 
     def chip(
         self,
@@ -223,14 +232,15 @@ class Lab:
         numbers: Numbers,
         chip: lrk.State,
         given: Given,
+        params: Tree,
         rate: Any,
     ) -> tuple[Tree, dict[str, jax.Array]]:
         """The weights retrained through the map, then a few steps on the device."""
         steps = len(given.batches[0])
         late = min(self.options.device_steps, steps // 2) if recipe.on_device else 0
         early = jax.tree.map(lambda x: x[: steps - late], given.batches)
-        deploy = self.deployment(recipe, numbers, chip)
-        params, losses = given.params, []
+        deploy, start = self.deployment(recipe, numbers, chip), params
+        losses = []
         first = self._staged(len(early[1])) if recipe.staged else 0
         if first:
             params, own = rram.retrain(
@@ -243,7 +253,7 @@ class Lab:
             )
             losses.append(own)
         count = steps - late - first
-        more = self.parts(recipe, deploy, chip, given, count)
+        more = self.parts(recipe, deploy, chip, given, start, count)
         params, own = rram.retrain(
             self.loss,
             params,
@@ -280,6 +290,7 @@ class Lab:
         deploy: Callable[[Tree], Tree],
         chip: lrk.State,
         given: Given,
+        start: Tree,
         steps: int,
     ) -> dict[str, Any]:
         """The parts of a method that act in retraining, as arguments of `retrain`."""
@@ -288,7 +299,7 @@ class Lab:
         if recipe.pruned:
             more["mask"] = rram.fault_free(given.params, chip, axes=self.layout.axes)
         if recipe.freezing:
-            deployed, bound = deploy(given.params), self.options.tolerance
+            deployed, bound = deploy(start), self.options.tolerance
             bad = rram.afflicted(given.params, deployed, tolerance=bound, **own)
             count = sum(jnp.sum(x, dtype=jnp.float32) for x in bad.values())
             more["order"] = rram.freeze_order(given.order, bad)

@@ -2,6 +2,7 @@
 
 from lowrank.rram._assign import Assignment, assign
 from lowrank.rram._chip import HRS, LRS, OK, OPEN, sample
+from lowrank.rram._compensate import compensated, reduced
 from lowrank.rram._corrections import patch, patch_bytes, svd_correction
 from lowrank.rram._cost import Cost, CostCard, cost_card
 from lowrank.rram._crossbar import crossbar
@@ -18,7 +19,7 @@ from lowrank.rram._effects import (
 )
 from lowrank.rram._factors import factors
 from lowrank.rram._flip import choose_flips, flip
-from lowrank.rram._freeze import afflicted, freeze_order, frozen, reduced
+from lowrank.rram._freeze import afflicted, freeze_order, frozen
 from lowrank.rram._halora import adapter_norm_penalty, chip_key
 from lowrank.rram._importance import fisher_importance, importance
 from lowrank.rram._itt import Healed, itt
@@ -75,6 +76,7 @@ __all__ = [
     "chip_key",
     "choose_flips",
     "cmo_hfox",
+    "compensated",
     "cost_card",
     "crossbar",
     "defect_penalty",

@@ -1,6 +1,6 @@
 """Reduce and freeze: which weights a chip distorts, and in which order they go."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -167,56 +167,6 @@ def frozen(order: Mapping[Path, Any], count: Any) -> dict[Path, Array]:
     """
     check("frozen", count=(count, 0, None))
     return {path: jnp.asarray(rank) < count for path, rank in order.items()}
-
-
-def reduced(
-    params: PyTree,
-    deploy: Callable[[PyTree], PyTree],
-    *,
-    select: Select = is_matrix,
-    axes: Mapping[Path, Axes] | None = None,
-) -> dict[Path, Array]:
-    """The values to program so that each weight comes out as near zero as it can.
-
-    A weight of zero does not come out as zero where a cell is stuck. Of `0`, `s` and
-    `-s`, with `s` the largest magnitude of the column, this takes the one whose
-    deployed value is smallest: a cell stuck at low resistance is balanced by its
-    partner. It is a `target` for `retrain`.
-
-    Args:
-        params: The weights.
-        deploy: What a chip makes of a tree of weights: `lambda p: tx.apply(p, state)`.
-        select: As for `crossbar`.
-        axes: As for `crossbar`.
-
-    Returns:
-        By path, an array of the leaf's shape; 0 where zero comes out smallest.
-
-    Raises:
-        ValueError: If nothing is selected, a leaf needs `axes`, or `deploy` gives
-            another tree.
-
-    Example:
-        >>> stuck = lambda p: {"w": p["w"] - jnp.asarray([[2.0], [0.0]])}
-        >>> params = {"w": jnp.asarray([[0.5], [2.0]])}
-        >>> lrk.rram.reduced(params, stuck)["w"].tolist()
-        [[2.0], [0.0]]
-    """
-    chosen = selected("reduced", params, select)
-    found = resolve("reduced", chosen, axes)
-    scales = {path: column_scale(w, found[path]) for path, w in chosen.items()}
-    best = {path: jnp.zeros_like(w) for path, w in chosen.items()}
-    least: dict[Path, Array] = {}
-    for sign in (0.0, 1.0, -1.0):
-        own = {p: (sign * s).astype(chosen[p].dtype) for p, s in scales.items()}
-        deployed = deploy(_tree.replace("reduced", params, own))
-        for path, value in weights("reduced", deployed, chosen).items():
-            size = jnp.abs(value)
-            # Not by a rounding error: a value that is no better is not programmed.
-            better = size < least.get(path, jnp.inf) - 1e-3 * scales[path]
-            best[path] = jnp.where(better, own[path], best[path])
-            least[path] = jnp.where(better, size, least.get(path, size))
-    return best
 
 
 def check_leaves(

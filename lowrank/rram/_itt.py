@@ -53,6 +53,7 @@ def itt(
     spare: int = 0,
     assign: bool = True,
     flips: bool = True,
+    compensate: bool = True,
     per_step: Any = 1,
     shrink: Any = 0.0,
     balance: bool = True,
@@ -72,9 +73,10 @@ def itt(
 
     1. Importance of the weights, on the ideal net. 2. Rows are assigned to rows of the
     crossbar, spare ones among them, and signs of columns chosen, so that important
-    weights meet healthy cells. 3. Training through the map: distorted weights are
-    reduced and frozen in the order of their importance, the others heal. 4. Layer by
-    layer, if asked for. 5. A few steps on the device, if asked for.
+    weights meet healthy cells. 3. Every weight is programmed so that it comes out as
+    near as its cells allow. 4. Training through the map: weights that are still off are
+    reduced and frozen in the order of their importance, the others heal. 5. Layer by
+    layer, if asked for. 6. A few steps on the device, if asked for.
 
     This follows the published abstract and overview figure, and what notes say of the
     predecessor at DATE 2017. The text of the paper is closed: it is not its code, and
@@ -93,6 +95,7 @@ def itt(
             for leaves with several input axes. Without `assign` they are not used.
         assign: Whether rows are assigned.
         flips: Whether signs of columns are chosen.
+        compensate: As for `itt_train`.
         per_step: As for `itt_train`.
         shrink: As for `itt_train`.
         balance: As for `itt_train`.
@@ -179,6 +182,7 @@ def itt(
         loss,
         transform=own.transform,
         optimizer=optimizer,
+        compensate=compensate,
         per_step=per_step,
         shrink=shrink,
         balance=balance,

@@ -12,7 +12,8 @@ from lowrank._axes import Axes
 from lowrank._base import Array, Path, PyTree, State, Transform, is_floating
 from lowrank._select import Select, is_matrix
 from lowrank.lifting import lift
-from lowrank.rram._freeze import afflicted, freeze_order, frozen, reduced
+from lowrank.rram._compensate import compensated, reduced
+from lowrank.rram._freeze import afflicted, freeze_order, frozen
 from lowrank.rram._importance import importance as importance_of
 from lowrank.rram._numbers import check
 from lowrank.rram._on_device import Cells, on_device
@@ -94,6 +95,7 @@ def itt_train(
     optimizer: Optimizer,
     *,
     importance: Mapping[Path, Array] | None = None,
+    compensate: bool = True,
     per_step: Any = 0,
     shrink: Any = 0.0,
     balance: bool = True,
@@ -124,6 +126,8 @@ def itt_train(
             training off the device, then `device_steps` on it.
         optimizer: Like one of Optax; it is given `{path: array}`.
         importance: By path, for each leaf on the chip; None: `loss_importance`.
+        compensate: Whether training starts from what the map says is to be programmed
+            (`compensated`). Then only weights that this cannot mend are afflicted.
         per_step: As for `retrain`; 0: nothing is frozen.
         shrink: As for `retrain`.
         balance: Whether a frozen weight is reduced on the chip (`reduced`), so that its
@@ -181,15 +185,20 @@ def itt_train(
         return off.apply(params, state, key=key)
 
     order = target = None
+    first = None if key is None else _tree.leaf_key(key, "afflicted")
+
+    def once(params: PyTree) -> PyTree:
+        return deploy(params, first)
+
+    start = compensated(params, once, **told) if compensate else params
     if not (isinstance(per_step, (int, float)) and per_step == 0):
-        first = None if key is None else _tree.leaf_key(key, "afflicted")
-        hit = afflicted(params, deploy(params, first), tolerance=tolerance, **told)
+        hit = afflicted(params, once(start), tolerance=tolerance, **told)
         order = freeze_order(importance, hit)
         if balance:
-            target = reduced(params, lambda p: deploy(p, first), **told)
+            target = reduced(params, once, **told)
     healed = retrain(
         lifted,
-        params,
+        start,
         deploy,
         jax.tree.map(lambda x: x[:count], batches),
         optimizer,

@@ -122,7 +122,7 @@ def test_the_report_says_what_was_done(healed):
 
 def test_every_part_can_be_off(clean):
     """Nothing but the chip: the same as the jitted half alone."""
-    told = {"assign": False, "flips": False, "per_step": 0}
+    told = {"assign": False, "flips": False, "compensate": False, "per_step": 0}
     batches, key = blobs(3, 3, 8), jax.random.key(2)
     tx = rram.crossbar(FAULTY)
     chip = tx.init(jax.random.key(4), clean)

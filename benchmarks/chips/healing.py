@@ -9,7 +9,7 @@ product with those is computed once for all of them.
 import functools
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,67 +18,15 @@ import optax
 
 import lowrank as lrk
 from benchmarks.chips import methods, points
+from benchmarks.chips.inputs import Inputs, Options
 from benchmarks.chips.methods import Way
 from benchmarks.chips.nets import Net, loss
 from benchmarks.chips.points import Fault
+from benchmarks.chips.wiring import itt, wired, written
 from lowrank import rram
 
 Rates = Mapping[str, float]
 Scores = dict[str, Any]
-
-
-class Options(NamedTuple):
-    """What all ways share.
-
-    Attributes:
-        steps: Training steps of every way.
-        batch: Images of a step.
-        calibration: Steps of the LoRI-D from which LoRI-S takes its mask.
-        calibration_rate: Their learning rate.
-        mask_rank: Rank of LoRI-S.
-        capacity: The most chips of one call; fewer take less time.
-        scored: Images of one product when ways are scored.
-        freeze: Share of the afflicted weights that ITT reduces and freezes.
-        penalty: Factor of ITT's penalty on defects.
-    """
-
-    steps: int = 150
-    batch: int = 128
-    calibration: int = 40
-    calibration_rate: float = 5e-3
-    mask_rank: int = 32
-    capacity: int = 100
-    scored: int = 1000
-    freeze: float = 0.1
-    penalty: float = 1e-4
-
-
-class Inputs(NamedTuple):
-    """What a call reads: all traced, so that points, rates and splits share a program.
-
-    Attributes:
-        params: The weights that were wanted.
-        train: Images and labels to train on.
-        scored: Images and labels to score.
-        parts: How many products of images are scored.
-        labels: How many labelled images a chip may see.
-        lrs: Share of cells stuck at low resistance.
-        hrs: Share of cells stuck at high resistance.
-        rates: The learning rate of each way.
-        grams: By path, of clean inputs.
-        importance: By path, for ITT.
-    """
-
-    params: Any
-    train: tuple[Any, Any]
-    scored: tuple[Any, Any]
-    parts: Any
-    labels: Any
-    lrs: Any
-    hrs: Any
-    rates: Mapping[str, Any]
-    grams: Mapping[str, Any]
-    importance: Mapping[str, Any]
 
 
 class Healer:
@@ -411,8 +359,10 @@ class Healer:
         )
         wanted = inputs.params
         if way.kind == "itt":
-            wiring = self._wired(fault, inputs, state, rows)
-            done = self._itt(own_loss, inputs, wiring, chosen, optimizer)
+            wiring = wired(self.net, fault, inputs, state, rows)
+            done = itt(
+                self.net, self.options, own_loss, inputs, wiring, chosen, optimizer
+            )
             after, healed = wiring.seat(done), wiring.deploy(done)
         else:
             deploy = lambda params: tx.apply(params, state)  # noqa: E731
@@ -450,55 +400,6 @@ class Healer:
                 found[path][i] = np.asarray(rows)
         return found
 
-    def _wired(
-        self, fault: Fault, inputs: Inputs, chip: lrk.State, rows: Any
-    ) -> "Wiring":
-        """The chip with its rows on other rows, and columns turned where it helps."""
-        axes, params = self.net.axes, inputs.params
-        permuted = rram.permute(rows, axes=axes)
-        state = permuted.init(jax.random.key(0), params)
-        weight = permuted.apply(dict(inputs.importance), state)
-        met = permuted.apply(params, state)
-        signs = rram.choose_flips(met, chip, rram.OneSided(), weight, axes=axes)
-        turned = rram.flip(signs, axes=axes)
-
-        def seat(params: Any) -> Any:
-            own = permuted.apply(params, state)
-            return turned.apply(own, turned.init(jax.random.key(0), own))
-
-        placed = rram.placed(
-            fault.device(), rows, signs, select=methods.kernels, axes=axes
-        )
-        return Wiring(placed.transform, placed.state(params, chip), seat)
-
-    def _itt(
-        self,
-        own_loss: Callable[..., jax.Array],
-        inputs: Inputs,
-        wiring: "Wiring",
-        chosen: Any,
-        optimizer: Any,
-    ) -> Any:
-        """ITT's training: reduce and freeze, and a penalty on what comes out wrong."""
-        told = {"select": methods.kernels, "axes": self.net.axes}
-        start = rram.compensated(inputs.params, wiring.deploy, **told)
-        bad = rram.afflicted(
-            inputs.params, wiring.deploy(start), tolerance=0.05, **told
-        )
-        count = sum(jnp.sum(hit, dtype=jnp.float32) for hit in bad.values())
-        return rram.itt_train(
-            own_loss,
-            inputs.params,
-            wiring.transform,
-            wiring.state,
-            chosen,
-            optimizer,
-            importance=inputs.importance,
-            per_step=self.options.freeze * count / len(chosen),
-            penalty=self.options.penalty,
-            **told,
-        ).params
-
     def _scores(self, healed: Mapping[str, Any], inputs: Inputs) -> Scores:
         """Accuracies of all ways over the same images, in one loop."""
         apply = lrk.lift(self.net.apply)
@@ -529,41 +430,3 @@ def _moved(trainable: Any, updates: Any, rates: Mapping[str, Any], left: Any) ->
             trainable.items(), (updates[name] for name in trainable), strict=True
         )
     }
-
-
-class Wiring(NamedTuple):
-    """A chip with its wiring.
-
-    Attributes:
-        transform: From weights to deployed weights.
-        state: Its state.
-        seat: From weights to what lies on the crossbar, row by row.
-    """
-
-    transform: lrk.Transform
-    state: lrk.State
-    seat: Callable[[Any], Any]
-
-    def deploy(self, params: Any) -> Any:
-        """What weights become."""
-        return self.transform.apply(params, self.state)
-
-
-def written(net: Net, before: Any, after: Any) -> jax.Array:
-    """How many cells change their level from one programming to another."""
-    total = jnp.zeros((), jnp.int32)
-    for path, size in methods.sides(net).items():
-        one, two = (
-            _levels(methods.leaf_at(tree, path).reshape(size))
-            for tree in (before, after)
-        )
-        total = total + jnp.sum(one != two, dtype=jnp.int32)
-    return total
-
-
-def _levels(matrix: jax.Array) -> jax.Array:
-    """The level of each cell of one-sided pairs, `[2, rows, cols]`."""
-    scale = jnp.max(jnp.abs(matrix), axis=0, keepdims=True)
-    x = matrix / jnp.where(scale > 0, scale, 1.0)
-    pair = jnp.stack(rram.OneSided().targets(x))
-    return jnp.round(pair * (points.LEVELS - 1)).astype(jnp.int32)

@@ -177,8 +177,9 @@ def _second(cases: list[Case]) -> tuple[str, str | None]:
     means = {n: own.mean for n, own in fits.items() if own is not None}
     known = {n: mean for n, mean in means.items() if mean is not None}
     words = "; ".join(
-        f"{FEATURES[n]}: {known[n]:.2f} over {len(fits[n].errors)} cases"  # pyrefly: ignore
-        for n in known
+        f"{FEATURES[n]}: {own.mean:.2f} over {len(own.errors)} cases"
+        for n, own in fits.items()
+        if own is not None and own.mean is not None
     )
     rivals = [known[n] for n in ("effective_rank", "norm") if n in known]
     if "dimension" not in known or len(rivals) < 2:

@@ -402,6 +402,6 @@ def _reduced(records: Records) -> str:
         f"Nets trained on {source}; {c['test']:,} test images; {c['chips']} chips a "
         f"point; steps of {c['batch']} images for each chip and trained method: "
         f"{counts}. Rates from three, on chips and images that no result has; seed "
-        f"{c['seed']}. ITT's other numbers were set on validation chips before the "
-        "run, and are the same for both nets."
+        f"{c['seed']}. ITT's other numbers were set before the run, after a few trials "
+        "of the MLP on validation chips, and are the same for both nets."
     )

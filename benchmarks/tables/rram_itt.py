@@ -2,10 +2,11 @@
 
 Accuracy on chips with stuck cells and with lognormal spread: of no action; fault-aware
 pruning without training (FAP: a weight that touches a faulty cell counts as 0, which
-takes a switch at each cell) and with it (FAP+T); redundancy only (rows assigned, spare
-rows among them, no training); retraining through the chip's map; and ITT: assignment,
-column flips, reduce and freeze, a penalty and, for LeNet-5, layer-wise stages and a few
-steps on the device. One-sided pairs, a scale for each column, 64 levels, 10 to 100 uS,
+takes a switch at each cell) and with it (FAP+T); weights programmed by the map, so that
+each comes out as near as its cells allow; redundancy only (rows assigned, spare rows
+among them, no training); retraining through the chip's map; and ITT: assignment, column
+flips, programming by the map, reduce and freeze, a penalty and, for LeNet-5, layer-wise
+stages and a few steps on the device. One-sided pairs, a scale for each column, 64 levels, 10 to 100 uS,
 cells stuck at the ends of that range. Points are (stuck at low, at high resistance) in
 per cent of cells. ITT follows the published abstract and figure, and notes on the
 predecessor at DATE 2017; the paper's text is closed.

@@ -6,7 +6,8 @@ takes a switch at each cell) and with it (FAP+T); weights programmed by the map,
 each comes out as near as its cells allow; redundancy only (rows assigned, spare rows
 among them, no training); retraining through the chip's map; and ITT: assignment, column
 flips, programming by the map, reduce and freeze, a penalty and, for LeNet-5, layer-wise
-stages and a few steps on the device. One-sided pairs, a scale for each column, 64 levels, 10 to 100 uS,
+stages and a few steps on the device. One-sided pairs, a scale for each column, 64
+levels, 10 to 100 uS,
 cells stuck at the ends of that range. Points are (stuck at low, at high resistance) in
 per cent of cells. ITT follows the published abstract and figure, and notes on the
 predecessor at DATE 2017; the paper's text is closed.

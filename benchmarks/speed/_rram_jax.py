@@ -120,7 +120,7 @@ class Step:
         chip, x, _ = self._args
         return self._logits(self.state[0], chip, jax.random.key(draw), x)
 
-    def spread(self, clean: jax.Array, draws: int = 4) -> float:
+    def spread(self, clean: jax.Array, draws: int) -> float:
         """Root mean square of what chip and noise do to the logits."""
         found = [self.logits(i) - clean for i in range(draws)]
         return float(jnp.sqrt(jnp.mean(jnp.square(jnp.stack(found)))))

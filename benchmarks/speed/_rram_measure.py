@@ -19,6 +19,8 @@ TOLERANCE = 1e-4
 # Noise of the logits of one contender over that of lowrank: a noise set that is not
 # the same, or is not applied at all, is further away.
 NOISE_RANGE = (0.75, 1.33)
+# Draws of it: noise that a whole batch shares sits in few weights of a first kernel.
+DRAWS = 64
 EQUAL = {"noise": "lowrank, noise", "converters": "lowrank, noise and converters"}
 
 
@@ -75,7 +77,7 @@ def step(
     given = problem(**sizes, seed=seed)
     made = ours.steps(given, seed, names)
     clean = given.apply(given.params, jnp.asarray(given.x))
-    spreads = {n: s.spread(clean) for n, s in made.items()}
+    spreads = {n: s.spread(clean, DRAWS) for n, s in made.items()}
     _check_by_hand(given, made)
     calls: dict[str, Callable[[], Any]] = dict(made)
     absent = _add_peers(calls, given, names, np.asarray(clean), spreads)
@@ -128,7 +130,7 @@ def _add_peers(
         model = _model(name, given, absent)
         if model is None:
             continue
-        found = np.stack([model.logits() - clean for _ in range(4)])
+        found = np.stack([model.logits() - clean for _ in range(DRAWS)])
         spreads[name] = float(np.sqrt(np.mean(np.square(found))))
         if (reason := _other_noise(name, spreads)) is None:
             calls[name] = model.step

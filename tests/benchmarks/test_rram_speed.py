@@ -161,6 +161,15 @@ def test_times_are_those_of_one_chip():
     assert (each.median_ms("a"), each.median_ms("b")) == (0.25, 1.0)
 
 
+def test_what_one_process_left_out_is_combined_for_none():
+    both = {"clean": np.ones((1, 2)), "torch": np.ones((1, 2))}
+    kinds = both, {"clean": np.full((1, 2), 3.0)}
+    parts = [{"times": Comparison("clean", own, own).as_dict()} for own in kinds]
+    alike = rram._alike(parts)
+    assert [times.names for times in alike] == [["clean"]] * 2
+    assert [times.median_ms("clean") for times in alike] == [1.0, 3.0]
+
+
 # Records and report.
 
 

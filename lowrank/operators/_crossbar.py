@@ -169,6 +169,8 @@ class Crossbar(Operator):
             return f"axes {tuple(self.axes)} are not those of a weight of {self.sizes}"
         stack, inputs, outputs = self.axes.sizes(self.sizes)
         rows, cols = math.prod(inputs), math.prod(outputs)
+        if self.tile is not None and not 1 <= self.tile <= max(rows, 1):
+            return f"tile must be from 1 to the {rows} rows, got {self.tile}"
         cells, tiles = (*stack, 2, rows, cols), tile_count(rows, self.tile)
         formed = (*stack, 1, rows, cols)  # two cells on wires cannot be one
         fits = [cells] if "wire" in self.numbers else [cells, formed]

@@ -4,7 +4,7 @@ from lowrank.rram._assign import Assignment, assign
 from lowrank.rram._chip import HRS, LRS, OK, OPEN, sample
 from lowrank.rram._compensate import compensated, reduced
 from lowrank.rram._corrections import patch, patch_bytes, svd_correction
-from lowrank.rram._cost import Cost, CostCard, cost_card
+from lowrank.rram._cost import Cost, CostCard, cost_card, published_energies
 from lowrank.rram._crossbar import crossbar
 from lowrank.rram._device import Device
 from lowrank.rram._effects import (
@@ -101,6 +101,7 @@ __all__ = [
     "placed",
     "program",
     "programmed",
+    "published_energies",
     "reduced",
     "retrain",
     "sample",

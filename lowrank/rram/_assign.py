@@ -19,7 +19,7 @@ from lowrank.operators import _dispatch as ask
 from lowrank.rram._importance import check_fit
 from lowrank.rram._matrix import matrix_shape, to_matrix
 from lowrank.rram._permute import Spare, spare_rows
-from lowrank.rram._program import Chip, deploy
+from lowrank.rram._program import Chip, read_back
 
 Matrix = Float[Array, "rows cols"]
 Costs = Float[Array, "rows places"]
@@ -55,7 +55,7 @@ def placement_costs(
 
     def one(place: dict[str, Array]) -> Array:
         own = {n: x[:, None] for n, x in place.items()}
-        error = deploy(w, numbers | own, scheme, columns=columns) - w
+        error = read_back(w, numbers | own, scheme, None, columns) - w
         return jnp.sum(omega * error * error, axis=-1)
 
     return lax.map(one, {n: jnp.moveaxis(x, 1, 0) for n, x in cells.items()}).T

@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int8
 
-from lowrank.rram._device import Device
+from lowrank.rram._device import Device, check_parts
 from lowrank.rram._effects import Clusters, Polynomial
+from lowrank.rram._program import check_tile
 
 OK, LRS, HRS, OPEN = 0, 1, 2, 3
 """Codes of a cell: healthy, stuck at low or high resistance, on an open line."""
@@ -19,7 +20,9 @@ Cells = Float[Array, "*stack pair rows cols"]
 Codes = Int8[Array, "*stack pair rows cols"]
 
 
-def sample(key: Array, shape: tuple[int, ...], device: Device) -> dict[str, Array]:
+def sample(
+    key: Array, shape: tuple[int, ...], device: Device, tile: int | None = None
+) -> dict[str, Array]:
     """Draw the cells of one weight, seen as `[*stack, rows, cols]`.
 
     The draws depend on the key alone: with one key, raising a rate only adds faults,
@@ -29,6 +32,7 @@ def sample(key: Array, shape: tuple[int, ...], device: Device) -> dict[str, Arra
         key: A random key.
         shape: `(*stack, rows, cols)`, of the weight.
         device: The device.
+        tile: Rows of a tile: each has bit lines of its own. None: one tile.
 
     Returns:
         Arrays of shape `[*stack, 2, rows, cols]`, plus cells first: `code` (int8: 0
@@ -37,6 +41,12 @@ def sample(key: Array, shape: tuple[int, ...], device: Device) -> dict[str, Arra
         gain of 0 and its conductance as offset. With additive deviations also `shift`:
         it has `max(gain G + shift, 0) + offset`. With `Polynomial` noise also `theta`,
         a standard normal draw, which acts on `G` first.
+
+    Raises:
+        TypeError: If `device` is no `Device` or has parts of other kinds, or `tile` is
+            no int.
+        ValueError: If the shape has fewer than two axes, a number of the device is an
+            array, or `tile` is not from 1 to the number of rows.
 
     Example:
         >>> chip = lrk.rram.sample(
@@ -49,9 +59,16 @@ def sample(key: Array, shape: tuple[int, ...], device: Device) -> dict[str, Arra
         Order of effects: programming, ageing, faults last, so that stuck cells have
         neither noise nor drift.
     """
+    check_parts("sample", device)
+    if len(shape) < 2:
+        raise ValueError(f"sample: expected (*stack, rows, cols), got {shape}.")
+    check_tile("sample", tile, shape[-2])
     # A calibrated reference has ideal cells, which need no draw.
     cells = (*shape[:-2], 1 if device.scheme.reference else 2, *shape[-2:])
     code = _codes(key, cells, device)
+    cut, dead = _open_lines(key, cells, device, tile)
+    for line in (cut, dead):
+        code = code if line is None else jnp.where(line, jnp.int8(OPEN), code)
     gain, shift, theta = _deviations(key, cells, device)
     healthy = code == OK
     chip = {
@@ -63,7 +80,7 @@ def sample(key: Array, shape: tuple[int, ...], device: Device) -> dict[str, Arra
         chip["shift"] = jnp.where(healthy, shift, 0.0)
     if theta is not None:
         chip["theta"] = theta
-    return _calibrated(chip) if device.scheme.reference else chip
+    return _calibrated(chip, cut) if device.scheme.reference else chip
 
 
 def _own(key: Array, name: str) -> Array:
@@ -72,23 +89,36 @@ def _own(key: Array, name: str) -> Array:
 
 
 def _codes(key: Array, cells: tuple[int, ...], device: Device) -> Codes:
-    """The state of every cell. Rates enter from both ends of one uniform number."""
+    """Which cells are stuck. Rates enter from both ends of one uniform number."""
     code = jnp.zeros(cells, jnp.int8)
     if not (_never(device.p_lrs) and _never(device.p_hrs)):
         u = _uniform(_own(key, "fault"), cells, device.clusters)
         code = jnp.where(u < device.p_hrs, jnp.int8(HRS), code)
         code = jnp.where(u >= 1.0 - jnp.asarray(device.p_lrs), jnp.int8(LRS), code)
-    *stack, pair, rows, cols = cells
-    lines = {
-        "row": ((*stack, 1, rows, 1), device.p_row),  # one word line drives both cells
-        "column": ((*stack, pair, 1, cols), device.p_column),
-    }
-    for name, (shape, rate) in lines.items():
-        if _never(rate):
-            continue
-        dead = jax.random.uniform(_own(key, name), shape) < rate
-        code = jnp.where(dead, jnp.int8(OPEN), code)
     return code
+
+
+def _open_lines(
+    key: Array, cells: tuple[int, ...], device: Device, tile: int | None
+) -> tuple[Array | None, Array | None]:
+    """Open word lines and open bit lines, to be broadcast; None where there are none.
+
+    A word line drives both cells of its weights. A bit line ends with its tile.
+    """
+    *stack, pair, rows, cols = cells
+    size = rows if tile is None else tile
+    rates = {"row": device.p_row, "column": device.p_column}
+    shapes = {
+        "row": (*stack, 1, rows, 1),
+        "column": (*stack, pair, -(-rows // size), cols),
+    }
+    cut, dead = (
+        None if _never(rate) else jax.random.uniform(_own(key, n), shapes[n]) < rate
+        for n, rate in rates.items()
+    )
+    if dead is not None and dead.shape[-2] > 1:
+        dead = jnp.repeat(dead, size, axis=-2)[..., :rows, :]
+    return cut, dead
 
 
 def _never(rate: Any) -> bool:
@@ -114,6 +144,7 @@ def _uniform(
     z = jnp.sqrt(share) * _smooth(white, clusters.length)
     z = z + jnp.sqrt(1.0 - share) * rough
     u = jax.scipy.special.ndtr(z).reshape(*stack, rows, cols, pair)
+    u = jnp.minimum(u, 1.0 - 2.0**-24)  # as of a uniform draw: never 1
     return jnp.moveaxis(u, -1, -3)
 
 
@@ -176,11 +207,17 @@ def _level(key: Array, shape: tuple[int, ...], value: Any) -> Any:
     return value[0] + (value[1] - value[0]) * u
 
 
-def _calibrated(chip: dict[str, Array]) -> dict[str, Array]:
-    """The same chip with ideal cells in the place of the minus cells."""
+def _calibrated(chip: dict[str, Array], cut: Array | None) -> dict[str, Array]:
+    """The same chip with ideal cells in the place of the minus cells.
+
+    An open word line, `cut`, drives them as little as the others.
+    """
 
     def both(name: str, x: Array) -> Array:
         ideal = jnp.full_like(x, 1 if name == "gain" else 0)
+        if cut is not None and name in ("code", "gain"):
+            off = jnp.asarray(OPEN if name == "code" else 0, x.dtype)
+            ideal = jnp.where(cut, off, ideal)
         return jnp.concatenate([x, ideal], axis=-3)
 
     return {name: both(name, x) for name, x in chip.items()}

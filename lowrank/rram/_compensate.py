@@ -110,6 +110,9 @@ def reduced(
         >>> params = {"w": jnp.asarray([[0.5], [2.0]])}
         >>> lrk.rram.reduced(params, stuck)["w"].tolist()
         [[2.0], [0.0]]
+
+    References:
+        As `compensated`.
     """
     chosen = selected("reduced", params, select)
     found = resolve("reduced", chosen, axes)

@@ -155,6 +155,9 @@ def patch(
         >>> chip = {"w": jnp.array([4.0, 0.0, 0.0, 0.0])}
         >>> lrk.materialize(lrk.rram.patch(params, chip, 2))["w"].tolist()
         [4.0, 3.0, 2.0, 0.0]
+
+    References:
+        None: the plainest correction, to compare others with.
     """
     if isinstance(count, int | np.integer) and count < 0:
         raise ValueError(f"patch: count must be at least 0, got {count}.")

@@ -9,6 +9,7 @@ from lowrank._axes import Axes, resolve
 from lowrank._base import Path, PyTree
 from lowrank._select import Select, is_matrix, selected
 
+_ENERGIES = {"conversion_pj": 1.67, "multiply_add_pj": 4.6, "byte_pj": 1.25}
 _COUNTS = ("cells", "conversions", "multiply_adds", "bytes_moved", "bytes_stored")
 
 
@@ -141,6 +142,10 @@ def cost_card(
         Counted is what differs between ways to heal a chip: writes, which wear cells
         out, against digital work. The analog product itself, digital-to-analog
         converters and the adding up of tiles are the same for all, and left out.
+
+    References:
+        Counts follow from the sizes. For constants with their sources, see
+        `published_energies`.
     """
     numbers = {"batch": batch, "cells": cells, "width": width, "tile": tile}
     wrong = [f"{n}={v}" for n, v in numbers.items() if v is not None and v < 1]
@@ -180,6 +185,33 @@ def cost_card(
         inference_pj=_energy(*inference),
         programming_pj=_energy((total.cells, write_pj)),
     )
+
+
+def published_energies() -> dict[str, float]:
+    """Published energies of one operation in pJ, as `cost_card` takes them.
+
+    Returns:
+        `conversion_pj = 1.67` (an 8-bit converter in 32 nm: 16 mW for eight at 1.2 G
+        conversions a second), `multiply_add_pj = 4.6` (float32 in 45 nm: 3.7 and 0.9)
+        and `byte_pj = 1.25` (a cache of 8 KiB in 45 nm: 10 pJ for 64 bits). The energy
+        of writing a cell is not among them: it differs by orders of magnitude between
+        devices and ways of verifying.
+
+    Example:
+        >>> known = lrk.rram.published_energies()
+        >>> lrk.rram.cost_card({"w": jnp.ones((128, 10))}, **known).inference_pj
+        16.7
+
+    Notes:
+        Two technologies, and factors that fit a larger memory are larger: a read of
+        DRAM costs about a hundred times as much. Read ratios, not sums.
+
+    References:
+        Shafiee et al., ISAAC, ISCA 2016, DOI 10.1109/ISCA.2016.12: its table of
+        components (converter). Horowitz, Computing's energy problem, ISSCC 2014, DOI
+        10.1109/ISSCC.2014.6757323, as cited by later work (arithmetic and cache).
+    """
+    return dict(_ENERGIES)
 
 
 def _check_by_path(chosen: Mapping[Path, Any], **given: Mapping[Path, int]) -> None:

@@ -13,21 +13,13 @@ from lowrank._select import Select, check_select, is_matrix, selected
 from lowrank.operators import Crossbar
 from lowrank.operators import _dispatch as ask
 from lowrank.rram._chip import sample
-from lowrank.rram._device import Device
-from lowrank.rram._effects import (
-    Additive,
-    Clusters,
-    Converter,
-    Lognormal,
-    Polynomial,
-    PowerDrift,
-    Proportional,
-    Relaxation,
-)
+from lowrank.rram._device import Device, check_parts
+from lowrank.rram._effects import Converter, Polynomial
 from lowrank.rram._matrix import from_matrix, matrix_shape, to_matrix
-from lowrank.rram._program import deploy, difference, program
+from lowrank.rram._program import check_tile, deploy, difference, program
 
 _CELLS = ("code", "gain", "offset")
+_FRESH = ("dac_bits", "dac_limit", "adc_bits", "adc_limit", "adc_noise", "read", "wire")
 
 
 def crossbar(
@@ -63,10 +55,12 @@ def crossbar(
         where that cell is stuck. With read noise or a noisy ADC `apply` needs a key.
 
     Raises:
-        TypeError: If `device` is no `Device` or `tile` no int.
-        ValueError: If `tile < 1`; in `init`, if a selected leaf cannot be laid on a
-            crossbar or has fewer rows than a tile; in `apply`, if the chip was sampled
-            for another tree, or a leaf has no dense form to program.
+        TypeError: If `device` is no `Device` or has parts of other kinds, or `tile` is
+            no int.
+        ValueError: If `tile < 1` or a number of the device is an array; in `init` and
+            `apply`, if a selected leaf cannot be laid on a crossbar or has fewer rows
+            than a tile; in `apply`, if the chip was sampled for another tree, or a leaf
+            has no dense form to program.
 
     Example:
         >>> device = lrk.rram.Device(p_lrs=0.1, p_hrs=0.1, levels=64)
@@ -89,11 +83,6 @@ def crossbar(
         Song et al., ITT-RNA, 2020, DOI 10.1109/TCAD.2020.2989373: overview figure (the
         differential pair). The effects have their sources in their own classes.
     """
-    if not isinstance(device, Device):
-        raise TypeError(
-            f"crossbar: expected a Device, got {type(device).__name__}. Pass "
-            "lrk.rram.Device(...)."
-        )
     check_parts("crossbar", device)
     check_tile("crossbar", tile)
     check_select("crossbar", select)
@@ -109,7 +98,7 @@ def crossbar(
         _check_leaves(chosen, shapes, tile)
         fixed = {}
         for path, shape in shapes.items():
-            cells = sample(_tree.leaf_key(key, path), shape, device)
+            cells = sample(_tree.leaf_key(key, path), shape, device, tile)
             fixed[path] = cells | numbers
         return State({}, fixed)
 
@@ -120,7 +109,9 @@ def crossbar(
             _check.check_key("crossbar", key, "apply(params, state, key=key)")
         chosen = {path: leaves[path] for path in state.fixed}
         found = resolve("crossbar", chosen, axes)
-        _check_chip(chosen, found, state)
+        shapes = {path: matrix_shape(w, found[path]) for path, w in chosen.items()}
+        _check_leaves(chosen, shapes, tile)
+        _check_chip(chosen, shapes, state)
         new: dict[Path, Any] = {}
         for path, w in chosen.items():
             dense, chip = ask.dense(w), state.fixed[path]
@@ -130,13 +121,20 @@ def crossbar(
                 value = from_matrix(back, dense.shape, found[path])
                 new[path] = value.astype(dense.dtype)
                 continue
-            form = program if "wire" in chip else difference
+            form = program if "wire" in numbers else difference
             pair, scale = form(matrix, chip, device.scheme, tile, columns)
-            if "wire" not in chip:
+            if "wire" not in numbers:
                 pair = pair[..., None, :, :]
             own = _tree.leaf_key(key, path) if noisy and key is not None else None
             new[path] = _operator(
-                dense, pair, scale, chip, own, found[path], tile, device
+                dense,
+                pair,
+                scale,
+                _known(chip, numbers),
+                own,
+                found[path],
+                tile,
+                device,
             )
         return _tree.replace("crossbar", params, new)
 
@@ -167,48 +165,6 @@ def _converter(name: str, converter: Converter) -> dict[str, Any]:
     return numbers | ({"adc_noise": converter.noise} if name == "adc" else {})
 
 
-_PARTS = {
-    "clusters": (Clusters,),
-    "write": (Lognormal, Proportional, Additive, Polynomial),
-    "drift": (PowerDrift,),
-    "relaxation": (Relaxation,),
-    "dac": (Converter,),
-    "adc": (Converter,),
-}
-
-
-def check_parts(who: str, device: Device) -> None:
-    """Refuse a device whose parts are of another kind.
-
-    Raises:
-        TypeError: If there are any; all are named.
-    """
-    bad = []
-    for name, kinds in _PARTS.items():
-        part = getattr(device, name)
-        if part is not None and not isinstance(part, kinds):
-            want = " or ".join(kind.__name__ for kind in kinds)
-            article = "an" if want[0] in "AEIOU" else "a"
-            bad.append(f"{name} must be {article} {want}, got {type(part).__name__}")
-    if bad:
-        raise TypeError(f"{who}: {'; '.join(bad)}. They are classes of lrk.rram.")
-
-
-def check_tile(who: str, tile: int | None) -> None:
-    """Refuse what is no number of rows.
-
-    Raises:
-        TypeError: If `tile` is neither None nor an int.
-        ValueError: If it is below 1.
-    """
-    if tile is None:
-        return
-    if not isinstance(tile, int) or isinstance(tile, bool):
-        raise TypeError(f"{who}: tile must be an int or None, got {tile!r}.")
-    if tile < 1:
-        raise ValueError(f"{who}: tile must be at least 1, got {tile}.")
-
-
 def _check_leaves(
     chosen: Mapping[Path, Any],
     shapes: Mapping[Path, tuple[int, ...]],
@@ -235,7 +191,9 @@ def _check_leaves(
 
 
 def _check_chip(
-    chosen: Mapping[Path, Any], found: Mapping[Path, Axes], state: State
+    chosen: Mapping[Path, Any],
+    shapes: Mapping[Path, tuple[int, ...]],
+    state: State,
 ) -> None:
     """Refuse a chip that was sampled for another tree, and leaves without a value.
 
@@ -244,7 +202,7 @@ def _check_chip(
     """
     bad, formless = [], []
     for path, leaf in chosen.items():
-        *stack, rows, cols = matrix_shape(leaf, found[path])
+        *stack, rows, cols = shapes[path]
         cells, have = (*stack, 2, rows, cols), state.fixed[path]["gain"].shape
         if tuple(have) != cells:
             bad.append(f"'{path}': expected cells {cells}, got {tuple(have)}")
@@ -264,6 +222,11 @@ def _check_chip(
         )
 
 
+def _known(chip: Mapping[str, Array], numbers: Mapping[str, Any]) -> dict[str, Array]:
+    """Of a chip that knows more effects in the product, those of this device."""
+    return {n: x for n, x in chip.items() if n not in _FRESH or n in numbers}
+
+
 def _operator(
     dense: Array,
     pair: Array,
@@ -275,8 +238,7 @@ def _operator(
     device: Device,
 ) -> Crossbar:
     """The operator of one leaf."""
-    names = ("dac_bits", "dac_limit", "adc_bits", "adc_limit", "adc_noise", "wire")
-    numbers = {n: chip[n] for n in names if n in chip}
+    numbers = {n: chip[n] for n in _FRESH if n in chip}
     if "read" in chip:
         # The operator takes both cells to be noisy; a calibrated reference is not.
         share = 0.5**0.5 if device.scheme.reference else 1.0

@@ -7,16 +7,15 @@ differentiated without compiling again. Conductances are in uS, times in s.
 import dataclasses
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from lowrank.rram._numbers import check, clip_floor
+from lowrank.rram._numbers import check, check_whole, clip_floor, node
 
 Cells = Float[Array, "*cells"]
 
 
-@jax.tree_util.register_dataclass
+@node
 @dataclasses.dataclass(frozen=True)
 class Lognormal:
     """Write noise `G exp(sigma theta)`, `theta ~ N(0, 1)` once for each cell.
@@ -52,7 +51,7 @@ class Lognormal:
         return jnp.exp(self.sigma * theta - mean), None
 
 
-@jax.tree_util.register_dataclass
+@node
 @dataclasses.dataclass(frozen=True)
 class Proportional:
     """Write noise `G (1 + sigma theta)`, not below 0.
@@ -83,7 +82,7 @@ class Proportional:
         return jnp.maximum(1.0 + self.sigma * theta, 0.0), None
 
 
-@jax.tree_util.register_dataclass
+@node
 @dataclasses.dataclass(frozen=True)
 class Additive:
     """Write noise `G + sigma g_max theta`, the same for every conductance.
@@ -113,7 +112,7 @@ class Additive:
         return jnp.ones_like(theta), self.sigma * g_max * theta
 
 
-@jax.tree_util.register_dataclass
+@node
 @dataclasses.dataclass(frozen=True)
 class Polynomial:
     """Write noise whose spread depends on the conductance: `G + std(G) theta`.
@@ -135,6 +134,8 @@ class Polynomial:
         2.0
 
     Notes:
+        A fit holds in the range that it was made in: beyond, a polynomial may fall to
+        zero (that of `wan2022` does so above 48 uS), and cells are then without noise.
         aihwkit 1.2.0 scales the fit of Wan et al. by its own `g_max`, without its
         reference of 40 uS; here the reference is always given.
 
@@ -169,18 +170,18 @@ def polynomial_std(g: Cells, coefficients: Float[Array, " k"], reference: Any) -
     return jnp.maximum(total, 0.0)
 
 
-@jax.tree_util.register_dataclass
+@node
 @dataclasses.dataclass(frozen=True)
 class PowerDrift:
     """Drift of conductance with time: `G (t / start)^-nu`.
 
     Args:
-        exponent: Mean of `nu` over cells.
+        exponent: Mean of `nu` over cells, at least 0.
         spread: Standard deviation of `nu` over cells, at least 0; `nu` is not below 0.
         start: Time in s from which cells drift; before it they stay as they were.
 
     Raises:
-        ValueError: If `spread < 0` or `start <= 0`.
+        ValueError: If `exponent < 0`, `spread < 0` or `start <= 0`.
 
     Example:
         >>> drift = lrk.rram.PowerDrift(0.1)
@@ -196,7 +197,8 @@ class PowerDrift:
     start: Any = 1.0
 
     def __post_init__(self) -> None:
-        """Refuse negative spreads and times."""
+        """Refuse negative exponents, spreads and times."""
+        check("PowerDrift", exponent=(self.exponent, 0, None))
         check("PowerDrift", spread=(self.spread, 0, None))
         check("PowerDrift", start=(self.start, 0, None, "above"))
 
@@ -206,7 +208,7 @@ class PowerDrift:
         return jnp.maximum(time / self.start, 1.0) ** -nu
 
 
-@jax.tree_util.register_dataclass
+@node
 @dataclasses.dataclass(frozen=True)
 class Relaxation:
     """Relaxation of filaments: `G + mean ln t + (spread ln t + base) phi` uS.
@@ -235,6 +237,8 @@ class Relaxation:
     def __post_init__(self) -> None:
         """Refuse a negative spread."""
         check("Relaxation", base=(self.base, 0, None))
+        check("Relaxation", mean=(self.mean, None, None))
+        check("Relaxation", spread=(self.spread, None, None))
 
     def offset(self, phi: Cells, time: Any) -> Cells:
         """Shift of each cell at a time, `phi ~ N(0, 1)`, in uS."""
@@ -242,7 +246,7 @@ class Relaxation:
         return self.mean * log + clip_floor(self.spread * log + self.base) * phi
 
 
-@jax.tree_util.register_dataclass
+@node
 @dataclasses.dataclass(frozen=True)
 class Clusters:
     """Faults that come in patches, at exact rates.
@@ -278,13 +282,14 @@ class Clusters:
         check("Clusters", share=(self.share, 0, 1))
 
 
-@jax.tree_util.register_dataclass
+@node
 @dataclasses.dataclass(frozen=True)
 class Converter:
     """A digital-to-analog or analog-to-digital converter.
 
     Args:
-        bits: Resolution, at least 2: `2^(bits - 1) - 1` steps on each side of zero.
+        bits: Resolution, a whole number of at least 2: `2^(bits - 1) - 1` steps on each
+            side of zero. None: no rounding, only `limit` and `noise`.
         limit: Largest value that it converts; larger ones are clipped. None: the
             largest entry of each vector, for an ADC of each tile. A DAC's is in units
             of the activations; an ADC's in those of the sum `u x` with inputs `u` in
@@ -293,7 +298,7 @@ class Converter:
             its `limit`; None for none. A DAC has none.
 
     Raises:
-        ValueError: If `bits < 2`, `limit <= 0` or `noise < 0`.
+        ValueError: If `bits < 2` or is not whole, `limit <= 0` or `noise < 0`.
 
     Example:
         >>> lrk.rram.Converter(8, limit=12.0).bits
@@ -311,5 +316,6 @@ class Converter:
     def __post_init__(self) -> None:
         """Refuse what cannot convert."""
         check("Converter", bits=(self.bits, 2, None))
+        check_whole("Converter", bits=self.bits)
         check("Converter", limit=(self.limit, 0, None, "above"))
         check("Converter", noise=(self.noise, 0, None))

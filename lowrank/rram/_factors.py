@@ -11,9 +11,9 @@ from lowrank._base import Path, PyTree, State, Transform
 from lowrank._select import Select, check_select, selected
 from lowrank.operators import LowRank
 from lowrank.rram._chip import sample
-from lowrank.rram._crossbar import check_parts, check_tile, device_numbers
-from lowrank.rram._device import Device
-from lowrank.rram._program import deploy
+from lowrank.rram._crossbar import device_numbers
+from lowrank.rram._device import Device, check_parts
+from lowrank.rram._program import check_tile, deploy
 
 _NAMES = ("a", "b")
 
@@ -58,14 +58,12 @@ def factors(
     References:
         Atleus and HaLoRA keep adapters digital; here either can be tried.
     """
-    if not isinstance(device, Device):
-        raise TypeError(f"factors: expected a Device, got {type(device).__name__}.")
+    check_parts("factors", device)
     if device.acts_in_product:
         raise ValueError(
             "factors: the device has converters, read noise or wires, which act inside "
             "a product. Leave them out, with device.replace(dac=None, ...)."
         )
-    check_parts("factors", device)
     check_tile("factors", tile)
     check_select("factors", select)
     numbers = device_numbers(device)
@@ -79,7 +77,7 @@ def factors(
             cells = {}
             for i, name in enumerate(_NAMES):
                 own = _tree.leaf_key(key, f"{path}/{name}")
-                drawn = sample(own, _shapes(op)[i], device)
+                drawn = sample(own, _shapes(op)[i], device, tile)
                 cells |= {f"{name}/{n}": x for n, x in drawn.items()}
             fixed[path] = cells | numbers
         return State({}, fixed)

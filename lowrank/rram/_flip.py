@@ -13,7 +13,7 @@ from lowrank._base import Path, PyTree, State, Transform, is_operator
 from lowrank.operators import Rewired
 from lowrank.rram._assign import chip_inputs
 from lowrank.rram._matrix import from_matrix, matrix_shape, to_matrix
-from lowrank.rram._program import Chip, deploy
+from lowrank.rram._program import Chip, check_tile, deploy
 
 Matrix = Float[Array, "*stack rows cols"]
 _KINDS = ("columns", "rows")
@@ -66,8 +66,9 @@ def choose_flips(
         takes for its columns.
 
     Raises:
-        ValueError: If the state holds no chip or that of another tree, or the
-            importance does not fit.
+        TypeError: If `tile` is no int.
+        ValueError: If the state holds no chip or that of another tree, the importance
+            does not fit, or a weight has fewer rows than a tile.
 
     Example:
         >>> params = {"w": jnp.asarray([[1.0, -1.0]])}
@@ -84,6 +85,7 @@ def choose_flips(
     References:
         ReTern, IEEE TVLSI 2025 (as cited by later work): sign flips of columns.
     """
+    check_tile("choose_flips", tile)
     inputs = chip_inputs("choose_flips", params, state, importance, axes)
     return {
         path: better_signs(w, omega, chip, scheme, tile, columns)

@@ -51,6 +51,9 @@ def afflicted(
 
     Notes:
         For the cells themselves, whatever is programmed into them, see `fault_free`.
+
+    References:
+        As `freeze_order`.
     """
     check("afflicted", tolerance=(tolerance, 0, None))
     chosen = selected("afflicted", params, select)
@@ -164,6 +167,9 @@ def frozen(order: Mapping[Path, Any], count: Any) -> dict[Path, Array]:
     Example:
         >>> lrk.rram.frozen({"w": jnp.asarray([1, 0, 2])}, 2)["w"].tolist()
         [True, True, False]
+
+    References:
+        As `freeze_order`.
     """
     check("frozen", count=(count, 0, None))
     return {path: jnp.asarray(rank) < count for path, rank in order.items()}

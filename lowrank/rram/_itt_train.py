@@ -68,6 +68,9 @@ def loss_importance(
     Notes:
         The mean is of magnitudes: at the end of training the gradient itself is near
         zero, its magnitude on a batch is not.
+
+    References:
+        As `importance`.
     """
     check("loss_importance", count=(count, 1, None))
     number = min(count, steps("loss_importance", batches))

@@ -11,10 +11,10 @@ from jax import lax
 from lowrank import _tree
 from lowrank._axes import Axes, resolve
 from lowrank._base import Array, Path, PyTree, State, Transform, is_floating
-from lowrank.rram._device import Device
+from lowrank.rram._device import Device, check_parts
 from lowrank.rram._matrix import from_matrix, to_matrix
 from lowrank.rram._numbers import check
-from lowrank.rram._program import program
+from lowrank.rram._program import check_tile, program
 from lowrank.rram._retrain import (
     Leaves,
     Loss,
@@ -62,7 +62,9 @@ def programmed(
         of each weight, in the layout of the leaf, for a state of `crossbar`.
 
     Raises:
-        TypeError: If `device` is no `Device`.
+        TypeError: If `device` is no `Device` or `tile` no int.
+        ValueError: If `tile < 1`; when it is called, if the weights do not fit the chip
+            or have fewer rows than a tile.
 
     Example:
         >>> device = lrk.rram.Device(g_min=10.0, g_max=110.0)
@@ -70,12 +72,12 @@ def programmed(
         >>> state = lrk.rram.crossbar(device).init(jax.random.key(0), params)
         >>> lrk.rram.programmed(device)(params, state)["w"][1].tolist()
         [[10.0], [60.0]]
+
+    References:
+        As `crossbar`.
     """
-    if not isinstance(device, Device):
-        raise TypeError(
-            f"programmed: expected a Device, got {type(device).__name__}. Pass "
-            "lrk.rram.Device(...)."
-        )
+    check_parts("programmed", device)
+    check_tile("programmed", tile)
 
     def cells(params: PyTree, state: State) -> dict[Path, Array]:
         leaves = _tree.leaves("programmed", params)

@@ -46,6 +46,9 @@ def defect_penalty(
         the importance, and, inside the map, the scale of each column: else a weight
         could shrink its error by growing its column's largest weight.
         The regulariser of the ITT-RNA paper is not known; this one is ours.
+
+    References:
+        None: see the notes.
     """
     leaves = _tree.leaves("defect_penalty", params)
     chosen = {path: w for path, w in leaves.items() if is_floating(w)}

@@ -77,6 +77,9 @@ def placed(
         >>> state = own.state(params, chip)
         >>> own.transform.apply(params, state)["w"].round(4).tolist()
         [[1.0], [-0.5]]
+
+    References:
+        As `permute`, `flip` and `crossbar`.
     """
     told: dict[str, Any] = {"tile": tile, "columns": columns}
     weight_only = device.replace(read=None, dac=None, adc=None, wire=None)

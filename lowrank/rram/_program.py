@@ -15,6 +15,40 @@ Cells = Float[Array, "*cells"]
 Chip = Mapping[str, Array]
 
 
+def check_tile(who: str, tile: int | None, rows: int | None = None) -> None:
+    """Refuse what is no number of rows, or more than there are.
+
+    Raises:
+        TypeError: If `tile` is neither None nor an int.
+        ValueError: If it is below 1, or above `rows`.
+    """
+    if tile is None:
+        return
+    if not isinstance(tile, int) or isinstance(tile, bool):
+        raise TypeError(f"{who}: tile must be an int or None, got {tile!r}.")
+    if tile < 1:
+        raise ValueError(f"{who}: tile must be at least 1, got {tile}.")
+    if rows is not None and tile > rows:
+        raise ValueError(f"{who}: tile must be at most the {rows} rows, got {tile}.")
+
+
+def check_fit(who: str, matrix: Matrix, chip: Chip, tile: int | None) -> None:
+    """Refuse a chip that was sampled for another shape, and tiles that do not fit.
+
+    Raises:
+        TypeError: If `tile` is neither None nor an int.
+        ValueError: If there is one.
+    """
+    *stack, rows, cols = matrix.shape
+    check_tile(who, tile, rows)
+    want, have = (*stack, 2, rows, cols), tuple(chip["gain"].shape)
+    if have != want:
+        raise ValueError(
+            f"{who}: the chip was sampled for another weight: expected cells {want}, "
+            f"got {have}. Call it inside jax.vmap for many chips."
+        )
+
+
 def tile_scale(
     matrix: Matrix, tile: int | None, columns: bool
 ) -> Float[Array, "*stack tiles _"]:
@@ -73,6 +107,11 @@ def program(
         (or `1` for `cols`). Rounding to levels passes gradients straight through; a
         stuck cell has none.
 
+    Raises:
+        TypeError: If `tile` is neither None nor an int.
+        ValueError: If the chip was sampled for another shape, or `tile` is not from 1
+            to the number of rows.
+
     Example:
         >>> device = lrk.rram.Device(g_min=10.0, g_max=110.0)
         >>> state = lrk.rram.crossbar(device).init(
@@ -82,7 +121,12 @@ def program(
         >>> g, scale = lrk.rram.program(weights, state.fixed["w"], device.scheme)
         >>> g[:, :, 0].tolist(), scale.tolist()
         ([[110.0, 10.0], [10.0, 60.0]], [[1.0]])
+
+    References:
+        The pair of ITT-RNA's overview figure (`OneSided`), scales by column as
+        aihwkit's `weight_scaling_columnwise`, levels as CrossSim's.
     """
+    check_fit("program", matrix, chip, tile)
     scale = tile_scale(matrix, tile, columns)
     x = matrix / row_scale(scale, matrix.shape[-2], tile)
     pair = jnp.stack([_levels(t, chip) for t in scheme.targets(x)], axis=-3)
@@ -130,6 +174,10 @@ def deploy(
         `scale * scheme.gain * (G+ - G-) / (g_max - g_min)`, of the shape of `matrix`.
         Differentiable in it, as `program` is.
 
+    Raises:
+        TypeError: As `program`.
+        ValueError: As `program`.
+
     Example:
         >>> state = lrk.rram.crossbar(lrk.rram.Device()).init(
         ...     jax.random.key(0), {"w": jnp.ones((2, 2))}
@@ -138,7 +186,18 @@ def deploy(
         >>> back = lrk.rram.deploy(w, state.fixed["w"], lrk.rram.OneSided())
         >>> bool(jnp.allclose(back, w, atol=1e-6))
         True
+
+    References:
+        As `program`.
     """
+    check_fit("deploy", matrix, chip, tile)
+    return read_back(matrix, chip, scheme, tile, columns)
+
+
+def read_back(
+    matrix: Matrix, chip: Chip, scheme: Any, tile: int | None, columns: bool
+) -> Matrix:
+    """As `deploy`, for cells that broadcast against the weights."""
     change, scale = difference(matrix, chip, scheme, tile, columns)
     own = row_scale(scale, matrix.shape[-2], tile)
     return own * (scheme.gain / (chip["g_max"] - chip["g_min"])) * change

@@ -40,6 +40,9 @@ def fault_free(
         >>> chip = tx.init(jax.random.key(0), params)
         >>> bool(lrk.rram.fault_free(params, chip)["w"].any())
         False
+
+    References:
+        As `fault_pruned`.
     """
     leaves = _tree.leaves("fault_free", params)
     _check.check_state("fault_free", leaves, state, fixed=("code",))

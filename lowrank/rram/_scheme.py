@@ -75,7 +75,8 @@ class TwoSided:
 class Offset:
     """One cell a weight, against a reference at the middle: `t+ = (1 + x) / 2`.
 
-    The reference is taken to be calibrated: it has no faults and no noise.
+    The reference is taken to be calibrated: it has no faults and no noise. Where a word
+    line is open it is not driven either.
 
     Example:
         >>> [float(t) for t in lrk.rram.Offset().targets(jnp.asarray(-0.5))]

@@ -422,6 +422,8 @@ def test_compiled_and_eager_agree():
         ({"pair": cells(6, 4)}, r"conductances \(6, 4\)"),
         ({"scale": jnp.ones((2, 4))}, r".*scale \(2, 4\).*\(1, 4\) or \(1, 1\)"),
         ({"tile": 4}, r".*in tiles of 4.*\(2, 4\) or \(2, 1\)"),
+        ({"tile": 7}, "tile must be from 1 to the 6 rows, got 7"),
+        ({"tile": 0}, "tile must be from 1 to the 6 rows, got 0"),
         ({"axes": Axes((), (0,), (0,))}, r"axes .* are not those of a weight"),
         ({"numbers": {"adc": 3}}, r"unknown numbers \['adc'\]. Use \('dac_bits'"),
         ({"numbers": NOISE}, "read or ADC noise needs key="),

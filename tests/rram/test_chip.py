@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from lowrank import rram
+from tests.untyped import untyped
 
 KEY = jax.random.key(5)
 SHAPE = (200, 150)
@@ -88,6 +89,57 @@ def test_open_lines_take_all_their_cells():
     chip = rram.sample(KEY, SHAPE, rram.Device(p_row=0.2, p_lrs=0.3))
     assert (chip["offset"][chip["code"] == rram.OPEN] == 0).all()
     assert (chip["gain"][chip["code"] == rram.OPEN] == 0).all()
+
+
+def test_each_tile_has_bit_lines_of_its_own():
+    device = rram.Device(p_column=0.3)
+    code = np.asarray(rram.sample(KEY, (50, 400), device, 20)["code"]) == rram.OPEN
+    tiles = [code[:, top : top + 20] for top in (0, 20, 40)]  # the last has 10 rows
+    assert [(t.all(1) == t.any(1)).all() for t in tiles] == [True] * 3
+    dead = np.stack([t.all(1) for t in tiles])
+    assert within(dead.sum(), dead.size, 0.3)
+    assert within((dead[0] & dead[1]).sum(), dead[0].size, 0.09)
+
+
+def test_an_open_word_line_drives_no_reference():
+    device = rram.Device(p_row=0.5, p_lrs=0.2, scheme=rram.Offset())
+    chip = rram.sample(KEY, (40, 3), device)
+    cut = np.asarray(chip["code"][0] == rram.OPEN).all(1)
+    assert 0 < cut.sum() < 40
+    reference = np.asarray(chip["code"][1])
+    assert (reference[cut] == rram.OPEN).all()
+    assert (reference[~cut] == rram.OK).all()
+    numbers = {"g_min": device.g_min, "g_max": device.g_max}
+    back = rram.deploy(jnp.ones((40, 3)), chip | numbers, device.scheme)
+    assert (np.asarray(back)[cut] == 0).all()
+
+
+def test_the_tail_of_clusters_has_the_rates_asked_for(monkeypatch):
+    """The distribution function of a large normal number is 1 in float32."""
+
+    def large(key, shape):
+        del key
+        return jnp.full(shape, 9.0)
+
+    monkeypatch.setattr(jax.random, "normal", large)
+    clusters = rram.Clusters(2.0, share=0.0)
+    for rate in (0.1, 1.0):
+        device = rram.Device(p_hrs=rate, clusters=clusters)
+        code = np.asarray(rram.sample(KEY, (4, 3), device)["code"])
+        assert (code == (rram.HRS if rate == 1.0 else rram.OK)).all()
+
+
+@pytest.mark.parametrize(
+    ("shape", "device", "tile", "error", "message"),
+    [
+        ((3,), rram.Device(), None, ValueError, r"expected \(\*stack, rows, cols\)"),
+        ((3, 2), rram.Device(), 4, ValueError, "sample: tile .* the 3 rows, got 4"),
+        ((3, 2), 0.1, None, TypeError, "sample: expected a Device, got float"),
+    ],
+)
+def test_what_cannot_be_drawn_is_refused(shape, device, tile, error, message):
+    with untyped(), pytest.raises(error, match=message):
+        rram.sample(KEY, shape, device, tile)
 
 
 def test_stuck_cells_have_conductances_of_their_own():

@@ -67,6 +67,14 @@ def test_energy_is_known_only_if_its_constants_are():
     assert card(write_pj=10.0).programming_pj == 620.0
 
 
+def test_published_energies_are_constants_of_the_card():
+    known = lrk.rram.published_energies()
+    found = card(rank={"dense": 1}, **known)
+    moved = 4 * (8 + 8)
+    assert found.inference_pj == pytest.approx(7 * 1.67 + 8 * 4.6 + moved * 1.25)
+    assert found.programming_pj is None  # of writing none is claimed
+
+
 def test_prints_as_a_table():
     text = repr(card(rank=1, tile=2, conversion_pj=2.0, write_pj=10.0))
     lines = [line.split() for line in text.splitlines()]

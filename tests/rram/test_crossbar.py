@@ -14,6 +14,15 @@ KEY = jax.random.key(2)
 FAULTY = rram.Device(p_lrs=0.1, p_hrs=0.1, levels=16, write=rram.Lognormal(0.3))
 
 
+CROWDED = rram.Device(p_lrs=0.6)
+
+
+def timeless(g_min):
+    """Under `jit`, where numbers are not looked at."""
+    device = rram.Device(g_min=g_min, drift=rram.PowerDrift(0.1))
+    return rram.crossbar(device).init(KEY, params())
+
+
 def params():
     return {"w": jnp.asarray(numbers(1, 6, 4)), "bias": jnp.zeros(4)}
 
@@ -189,6 +198,31 @@ def test_the_state_holds_arrays_only_and_restores_from_shapes():
             "adc must be a Converter, got int",
         ),
         (
+            lambda: rram.crossbar(FAULTY.replace(scheme=rram.OneSided)),
+            TypeError,
+            r"scheme must be one like OneSided\(\), got <class",
+        ),
+        (
+            lambda: rram.crossbar(rram.Device(p_lrs=None, write=rram.Additive(None))),
+            TypeError,
+            "crossbar: the device has None for p_lrs, write.sigma",
+        ),
+        (
+            lambda: rram.crossbar(rram.Device(p_lrs=jnp.asarray([0.1, 0.2]))),
+            ValueError,
+            r"one of each number, got p_lrs of shape \(2,\)",
+        ),
+        (
+            lambda: rram.crossbar(jax.tree.map(lambda x: 2 * x, CROWDED)),
+            ValueError,
+            "p_lrs must be .* got 1.2",
+        ),
+        (
+            lambda: jax.jit(timeless)(1.0),
+            ValueError,
+            "drift and relaxation need a time",
+        ),
+        (
             lambda: rram.crossbar(FAULTY, tile=7).init(KEY, params()),
             ValueError,
             r"'w' of shape \(6, 4\): 6 rows, tile=7",
@@ -223,6 +257,22 @@ def test_a_chip_of_another_tree_is_refused():
         tx.apply({"v": jnp.ones((6, 4))}, state)
     with pytest.raises(ValueError, match="'w' lacks fixed 'levels'"):
         tx.apply(params(), rram.crossbar(rram.Device()).init(KEY, params()))
+
+
+def test_a_tile_larger_than_the_weight_is_refused_in_apply_too():
+    state = rram.crossbar(FAULTY).init(KEY, params())
+    with pytest.raises(ValueError, match=r"'w' of shape \(6, 4\): 6 rows, tile=9"):
+        rram.crossbar(FAULTY, tile=9).apply(params(), state)
+
+
+def test_a_chip_that_knows_more_effects_serves_a_device_with_fewer():
+    """Scored without noise and wires on the chip that was trained with them."""
+    device = rram.Device(dac=rram.Converter(6), read=0.1, wire=5.0)
+    state = rram.crossbar(device).init(KEY, params())
+    op = rram.crossbar(device.replace(read=None, wire=None)).apply(params(), state)["w"]
+    assert not op.stochastic
+    assert set(op.numbers) == {"dac_bits"}
+    np.testing.assert_allclose(op.programmed_weight(), params()["w"], atol=1e-6)
 
 
 def test_what_has_no_weight_cannot_be_programmed():

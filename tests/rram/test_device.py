@@ -1,4 +1,5 @@
 import jax
+import jax.numpy as jnp
 import pytest
 
 from lowrank import rram
@@ -26,11 +27,44 @@ from lowrank import rram
         ({"g_hrs": (1.0, 2.0, 3.0)}, "g_hrs must be a number or a pair"),
         ({"drift": rram.PowerDrift(0.1)}, "need a time"),
         ({"relaxation": rram.Relaxation(0.1)}, "need a time"),
+        ({"levels": 2.5}, "levels must be a whole number, got 2.5"),
+        ({"dac": rram.Converter(8, noise=0.5)}, "a DAC has no noise .* noise=0.5"),
     ],
 )
 def test_impossible_numbers_are_refused(numbers, message):
     with pytest.raises(ValueError, match=message):
         rram.Device(**numbers)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "message"),
+    [
+        ({"p_lrs": "0.1"}, "Device: p_lrs must be a number, got '0.1'"),
+        ({"levels": True}, "levels must be a number, got True"),
+        ({"p_hrs": [0.1, 0.2]}, r"p_hrs must be a number, got \[0.1, 0.2\]"),
+    ],
+)
+def test_what_is_no_number_is_refused(numbers, message):
+    with pytest.raises(TypeError, match=message):
+        rram.Device(**numbers)
+
+
+def test_rates_may_sum_to_one_in_float32():
+    rates = jnp.float32(0.6), jnp.float32(0.4)
+    assert float(rates[0]) + float(rates[1]) > 1
+    assert rram.Device(p_lrs=rates[0], p_hrs=rates[1]).p_lrs == rates[0]
+
+
+def test_what_only_looks_like_a_device_is_not_checked():
+    """Gradients and axes for `vmap` have numbers that no device has."""
+    device = rram.Device(write=rram.Lognormal(0.5), scheme=rram.TwoSided())
+    grads = jax.grad(lambda d: -d.g_min - 2 * d.write.sigma + 3 * d.g_max)(device)
+    assert (grads.g_min, grads.write.sigma, grads.g_max) == (-1, -2, 3)
+    axes = jax.tree.map(lambda _: 0, device)
+    assert (axes.g_min, axes.write.sigma) == (0, 0)
+    assert axes.scheme == device.scheme
+    paths = jax.tree_util.tree_flatten_with_path(device)[0]
+    assert [jax.tree_util.keystr(path) for path, _ in paths][-1] == ".write.sigma"
 
 
 def test_replace_checks_again():

@@ -130,6 +130,16 @@ def test_a_reference_conductance_is_not_the_maximum():
         assert abs(plus.std() - want) < 4 * want / np.sqrt(2 * plus.size)
 
 
+@pytest.mark.parametrize("act", [rram.program, rram.deploy])
+def test_what_does_not_fit_a_chip_is_refused(act):
+    chip, scheme = chip_of(rram.Device()), rram.OneSided()
+    for tile in (0, 7):
+        with pytest.raises(ValueError, match=rf"tile must be at .*, got {tile}"):
+            act(jnp.asarray(W), chip, scheme, tile)
+    with pytest.raises(ValueError, match=r"expected cells \(2, 1, 4\), got \(2, 6, 4"):
+        act(jnp.asarray(W[:1]), chip, scheme)
+
+
 def test_a_column_of_zeros_stays_finite():
     device = rram.Device(p_lrs=0.5, levels=4)
     back = rram.deploy(jnp.zeros((6, 4)), chip_of(device), device.scheme)

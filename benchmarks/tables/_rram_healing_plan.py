@@ -86,7 +86,7 @@ class Options:
     """Chips of held-out points, of few labels, of merges; 5 for a clean chip."""
     tuning_chips: int = 4
     """Chips on which the learning rate is chosen; none of them is scored."""
-    steps: int = 150
+    steps: int = 300
     """Training steps of every way on the MLP."""
     lenet_steps: int = 100
     """Training steps of every way on LeNet-5."""

@@ -1,5 +1,6 @@
 """What the table of ITT shows: claims judged, accuracies, yields, parts, overhead."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from benchmarks.tables._rram_itt_plan import (
     ablations,
     applies,
 )
+from lowrank.rram import published_energies
 
 STUCK, VARIED = 1.0, 1.1  # points: the paper's claims
 MILD = ("sigma0.5", "sigma1")
@@ -366,27 +368,39 @@ def _overhead(records: Records) -> Table:
 def _costs(records: Records) -> Table:
     columns = (
         "net", "cells", "spare cells", "conversions", "digital multiply-adds",
-        "bytes moved",
+        "bytes moved", "nJ",
     )  # fmt: skip
     names = ("cells", "spare_cells", "conversions", "multiply_adds", "bytes_moved")
     rows: list[list[Any]] = []
     for net, title in NETS.items():
         record = records.get(f"overhead-{net}-mnist")
         own = record.metrics["costs"] if record else dict.fromkeys(names)
-        rows.append([title, *(own[name] for name in names)])
+        energy = None if record is None else _energy(own)
+        rows.append([title, *(own[name] for name in names), energy])
     notes = [
         "Counted by `rram.cost_card`, for one image and tiles of 128 rows: cells that "
         "programming writes once, conversions after each tile's column pair, and the "
         "digital work and traffic of adapters, of which ITT has none: its price is "
-        "writing, and training for each chip."
+        "writing, and training for each chip. `nJ`: those counts by "
+        "`rram.published_energies`, 1.67 pJ a conversion; the analog product, the "
+        "writing and the layers between are left out."
     ]
     return Table(
         columns,
         rows,
         caption="The analytic cost of the deployed nets.",
-        align="lrrrrr",
+        align="lrrrrrr",
+        digits={"nJ": 1},
         notes=notes,
     )
+
+
+def _energy(own: Mapping[str, Any]) -> float:
+    """Nanojoules of one image."""
+    known = published_energies()
+    names = {"conversions": "conversion_pj", "multiply_adds": "multiply_add_pj"}
+    names |= {"bytes_moved": "byte_pj"}
+    return sum(own[name] * known[unit] for name, unit in names.items()) / 1e3
 
 
 def _reduced(records: Records) -> str:

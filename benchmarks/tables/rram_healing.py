@@ -22,7 +22,7 @@ H3: a frozen random A costs 2 to 4 times the rank.
 
 Command: python -m benchmarks run rram_healing
 Paper: none has this comparison; no published number stands here.
-Cost: 2 h on 1 core, in parts that run side by side
+Cost: 4 h on 1 core, in parts that run side by side
 Rows: 373
 """
 

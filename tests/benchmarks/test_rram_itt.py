@@ -324,6 +324,13 @@ def test_steps_to_equal_accuracy():
     assert reporting.near(own) == "more than 25"
 
 
+def test_energy_is_counts_by_published_constants():
+    counts = {"conversions": 1000, "multiply_adds": 0, "bytes_moved": 0}
+    assert reporting._energy(counts) == pytest.approx(1.67)
+    digital = {"conversions": 0, "multiply_adds": 1000, "bytes_moved": 4000}
+    assert reporting._energy(digital) == pytest.approx(4.6 + 5.0)
+
+
 @pytest.mark.parametrize("records", [Records(), made_up()], ids=["none", "some"])
 def test_the_report_is_whole(records):
     blocks = reporting.blocks(records)

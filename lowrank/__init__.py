@@ -3,7 +3,16 @@
 import importlib
 from typing import Any
 
-from lowrank import adapters, lifting, linalg, merging, operators, rram, subspace
+from lowrank import (
+    adapters,
+    analysis,
+    lifting,
+    linalg,
+    merging,
+    operators,
+    rram,
+    subspace,
+)
 from lowrank._adapted import Summary, base, materialize, split, summary
 from lowrank._axes import Axes
 from lowrank._base import Operator, State, Transform
@@ -40,6 +49,7 @@ __all__ = [
     "Transform",
     "TwoStage",
     "adapters",
+    "analysis",
     "base",
     "both",
     "chain",

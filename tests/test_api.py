@@ -49,6 +49,7 @@ INTERNAL = ("linalg",)
 # What may be imported besides the standard library, and by whom.
 CORE_PACKAGES = frozenset({"jax", "numpy", "jaxtyping", "lowrank"})
 EXTRA_PACKAGES = {
+    "analysis": {"matplotlib", "pandas"},  # found by plot() and to_pandas() alone
     "rram": {"scipy"},  # the assignment solver; JAX depends on it
     "models": {"flax", "safetensors", "tokenizers"},
     "training": {"flax", "optax", "orbax"},

@@ -53,6 +53,8 @@ class ReportOptions:
     """Where the page goes; by default beside the records."""
     markdown: pathlib.Path | None = None
     """A Markdown file whose tables of this name are made anew."""
+    figures: pathlib.Path | None = None
+    """A folder for those figures that have a name, as SVG files."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,8 +169,9 @@ def _show_report(
     smoke: bool,
     page: pathlib.Path | None = None,
     markdown: pathlib.Path | None = None,
+    figures: pathlib.Path | None = None,
 ) -> None:
-    """Shows a report, writes its page, and its tables into a Markdown file."""
+    """Shows a report, writes its page, its tables into Markdown, its figures."""
     from benchmarks import report
 
     made = report.make_report(entry, results, smoke=smoke)
@@ -185,6 +188,9 @@ def _show_report(
         console.print(
             f"tables: {markdown} ({'changed' if new != old else 'up to date'})"
         )
+    if figures is not None:
+        for path in report.write_figures(made, figures):
+            console.print(f"figure: {path}")
 
 
 def _run_all(arguments: Sequence[str], console: Console) -> int:
@@ -226,6 +232,7 @@ def _report(name: str, arguments: Sequence[str], console: Console) -> int:
             smoke=options.smoke,
             page=options.html,
             markdown=options.markdown,
+            figures=options.figures,
         )
     return OK
 

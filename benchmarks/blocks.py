@@ -111,11 +111,13 @@ class Figure:
             function is called only when a page is made.
         caption: What the figure shows.
         alt: What it says, for readers who cannot see it.
+        name: Of its file, where figures are written as files; none without one.
     """
 
     figure: Any | Callable[[], Any]
     caption: str = ""
     alt: str = ""
+    name: str = ""
 
 
 Block = Heading | Text | Table | Figure

@@ -26,7 +26,7 @@ from benchmarks.blocks import (
     show,
     spread,
 )
-from benchmarks.figures import bars_with_intervals, curves, heatmap
+from benchmarks.figures import bars_with_intervals, curves, heatmap, to_file
 from benchmarks.page import provenance, render_page
 from benchmarks.record import Records, read_folder, write_atomic
 from benchmarks.runner import Entry, folder, load
@@ -48,6 +48,7 @@ __all__ = [
     "show",
     "spread",
     "update_markdown",
+    "write_figures",
     "write_page",
 ]
 
@@ -143,6 +144,23 @@ def _relative(target: pathlib.Path, start: pathlib.Path) -> str:
         shared += 1
     up = [".."] * (len(start.parts) - shared)
     return "/".join([*up, *target.parts[shared:]]) or "."
+
+
+def write_figures(report: Report, into: pathlib.Path) -> list[pathlib.Path]:
+    """Writes the figures that have a name as SVG files.
+
+    Args:
+        report: A report.
+        into: The folder.
+
+    Returns:
+        The files, in the order of the report.
+    """
+    named = [b for b in report.blocks if isinstance(b, Figure) and b.name]
+    paths = [into / f"{figure.name}.svg" for figure in named]
+    for figure, path in zip(named, paths, strict=True):
+        to_file(figure.figure, path)
+    return paths
 
 
 def update_markdown(report: Report, text: str) -> str:

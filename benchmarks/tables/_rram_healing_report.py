@@ -124,6 +124,7 @@ def _figure(net: str, point: str, cells: Board) -> Figure:
         "Bands are 95 % intervals over chips; dashed lines rewrite the chip and keep "
         "no digital parameter.",
         ends,
+        f"healing-{net}-{point}",
     )
 
 
@@ -139,13 +140,15 @@ def _draw(series: Any, marks: Any, levels: Any) -> Any:
             axes.annotate(
                 title, (x, y), (5, -9), textcoords="offset points", fontsize=8
             )
+        highest = max(levels.values(), default=0.0)
         for i, (title, y) in enumerate(levels.items()):
             axes.axhline(y, color=INK, linewidth=0.8, linestyle=(0, (4, 2 + 2 * i)))
             axes.annotate(
-                title, (0.01, y), (0, 2 - 11 * i), xycoords=("axes fraction", "data"),
-                textcoords="offset points", fontsize=8,
+                title, (0.01, y), (0, 2 if y == highest else -10),
+                xycoords=("axes fraction", "data"), textcoords="offset points",
+                fontsize=8,
             )  # fmt: skip
-        axes.set_ylim(bottom=max(axes.get_ylim()[0], -20.0), top=104)
+        axes.set_ylim(bottom=max(axes.get_ylim()[0], -20.0), top=108)
     return canvas
 
 

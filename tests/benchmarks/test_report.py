@@ -1,5 +1,6 @@
 """Reports in a terminal, as a page, and as Markdown."""
 
+import dataclasses
 import io
 import re
 from html.parser import HTMLParser
@@ -246,6 +247,19 @@ def test_figures_on_one_page_share_no_ids():
     svg = to_svg(draw, "")
     written = re.findall(r">(\d\.\d\d)</text>", svg)
     assert written == ["0.00", "1.00", "0.50"]
+
+
+def test_named_figures_become_files(tmp_path, made):
+    draw = lambda: report.curves({"a": ([1, 2], [3, 4])}, xlabel="steps")  # noqa: E731
+    blocks = [Figure(draw, "One.", name="one"), Figure(draw, "Two.")]
+    named = dataclasses.replace(made, blocks=blocks)
+    paths = report.write_figures(named, tmp_path / "figures")
+    assert [path.name for path in paths] == ["one.svg"]
+    first = paths[0].read_text()
+    assert ">steps</text>" in first
+    assert "fill: #ffffff" in first  # readable on a dark page too
+    report.write_figures(named, tmp_path / "figures")
+    assert paths[0].read_text() == first
 
 
 def test_curves_differ_in_marker_as_well_as_colour():

@@ -262,7 +262,7 @@ def _legend(axes: Axes, count: int) -> None:
 
 
 def to_file(figure: Any, path: pathlib.Path) -> None:
-    """Writes a figure as an SVG file of its own, on white, the same for the same figure.
+    """Writes a figure as an SVG file of its own, on white; one figure, one file.
 
     Args:
         figure: A matplotlib figure, or a function that returns one.

@@ -253,7 +253,7 @@ def alignment_ratio(
     whole = [merged] if merged is not None and isinstance(trees, list) else []
     together("alignment_ratio", trees, 1)
     found = together("alignment_ratio", [*trees, *whole], 1)
-    result = {}
+    result: dict[Path, Array] = {}
     for path, own in pairs_of("alignment_ratio", found).items():
         tasks = own[: len(trees)]
         target = own[-1] if whole else side_by_side(tasks)

@@ -2,6 +2,7 @@
 
 from lowrank.linalg._factored_polar import factored_polar, support
 from lowrank.linalg._factored_svd import factored_svd
+from lowrank.linalg._hadamard import hadamard, hadamard_blocks
 from lowrank.linalg._largest import largest
 from lowrank.linalg._leading import leading_vectors
 from lowrank.linalg._mvm import crossbar_weights, mvm, tile_count, with_wires
@@ -12,6 +13,8 @@ __all__ = [
     "crossbar_weights",
     "factored_polar",
     "factored_svd",
+    "hadamard",
+    "hadamard_blocks",
     "labelled_product",
     "largest",
     "leading_vectors",

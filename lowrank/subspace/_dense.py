@@ -6,7 +6,14 @@ from jaxtyping import Array, Float
 
 from lowrank import _tree
 from lowrank._base import Path
-from lowrank.subspace._random import Fixed, Projection, Sizes
+from lowrank.subspace._projection import Fixed, Projection, Sizes
+
+
+def gaussian(key: Array, size: int, d: int) -> Float[Array, "_ d"]:
+    """Normal entries; each column has a key of its own, whatever `d` is."""
+    keys = jax.vmap(lambda j: jax.random.fold_in(key, j))(jnp.arange(d))
+    columns = jax.vmap(lambda k: jax.random.normal(k, (size,), jnp.float32))
+    return columns(keys).T
 
 
 def column_norms(blocks: list[Float[Array, "_ d"]]) -> Float[Array, " d"]:
@@ -18,9 +25,9 @@ def column_norms(blocks: list[Float[Array, "_ d"]]) -> Float[Array, " d"]:
 def dense() -> Projection:
     """A dense Gaussian projection whose columns have norm one over the whole network.
 
-    Entries are drawn from `N(0, 1)`, each leaf from its own key, and then each of the
-    `d` columns is divided by its norm over all leaves together. Columns are nearly
-    orthogonal: inner products are about `1 / sqrt(D)`.
+    Entries are drawn from `N(0, 1)`, each column of each leaf from its own key, and
+    then each of the `d` columns is divided by its norm over all leaves together.
+    Columns are nearly orthogonal: inner products are about `1 / sqrt(D)`.
 
     Returns:
         A projection for `random`. Fixed: `p: [size, d]` for each leaf, float32.
@@ -35,7 +42,7 @@ def dense() -> Projection:
 
     Notes:
         `P` is kept, `D d` numbers, and a product with it costs as many multiply-adds:
-        for large `D d` take `gather`.
+        for large `D d` take `fastfood_stacked` or `gather`.
         jgamper/intrinsic-dimensionality draws `N(0, 1/d)` for each tensor, which gives
         columns of norm `sqrt(D / d)`: other step sizes for the same learning rate.
 
@@ -45,14 +52,11 @@ def dense() -> Projection:
     """
 
     def draw(key: Array, sizes: Sizes, d: int) -> dict[Path, dict[str, Array]]:
-        raw = {
-            path: jax.random.normal(_tree.leaf_key(key, path), (size, d), jnp.float32)
-            for path, size in sizes.items()
-        }
+        raw = {p: gaussian(_tree.leaf_key(key, p), n, d) for p, n in sizes.items()}
         norms = column_norms(list(raw.values()))
         return {path: {"p": block / norms[None]} for path, block in raw.items()}
 
     def apply(fixed: Fixed, z: Array, sizes: Sizes) -> dict[Path, Array]:
         return {path: fixed[path]["p"] @ z for path in sizes}
 
-    return Projection(("p",), draw, apply)
+    return Projection(("p",), draw, apply, nested=True)

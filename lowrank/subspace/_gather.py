@@ -10,7 +10,13 @@ from jaxtyping import Array, Float
 
 from lowrank import _tree
 from lowrank._base import Path
-from lowrank.subspace._random import SUBSPACE, Fixed, Projection, Sizes
+from lowrank.subspace._projection import (
+    SUBSPACE,
+    Fixed,
+    Projection,
+    Sizes,
+    check_total,
+)
 
 
 def weights(total: int, d: int) -> Float[Array, " d"]:
@@ -51,6 +57,7 @@ def gather() -> Projection:
     """
 
     def draw(key: Array, sizes: Sizes, d: int) -> dict[Path, dict[str, Array]]:
+        check_total("gather", d, sizes)
         dealt = jnp.arange(sum(sizes.values()), dtype=jnp.int32) % d
         columns = jax.random.permutation(_tree.leaf_key(key, SUBSPACE), dealt)
         ends = np.array(list(itertools.accumulate(sizes.values())))[:-1]

@@ -1,0 +1,228 @@
+"""`subspace.trial` and `subspace.sweep`: many dimensions, rates and seeds at once."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import lowrank as lrk
+from tests.network import numbers
+from tests.tolerances import assert_close
+from tests.untyped import untyped
+
+PARAMS = {"w": jnp.asarray(numbers(1, 4, 3)), "b": jnp.zeros(3)}
+TARGET = jnp.asarray(numbers(2, 15))
+STEPS = 6
+DENSE, GATHER = lrk.subspace.dense(), lrk.subspace.gather()
+
+
+def flat(tree):
+    return jnp.concatenate([jnp.ravel(x) for x in jax.tree.leaves(tree)])
+
+
+def descend(place, trainable, rate, key, target):
+    """Gradient descent on the distance to a target; a score, and what was trained."""
+
+    def loss(trained):
+        gaps = flat(lrk.materialize(place(trained))) - target
+        return jnp.sum(jnp.square(gaps))
+
+    def step(trained, _):
+        down = jax.tree.map(lambda x, g: x - rate * g, trained, jax.grad(loss)(trained))
+        return down, None
+
+    trained, _ = jax.lax.scan(step, trainable, length=STEPS)
+    return {"loss": loss(trained), "z": trained["subspace"]["z"], "draw": order(key)}
+
+
+def order(key):
+    return jax.random.uniform(key)
+
+
+def alone(projection, d, rate, seed, params=PARAMS, largest=None):
+    """The same run without masks or maps, from the transform itself."""
+    first, drawn, last = jax.random.split(jax.random.key(seed), 3)
+    tx = lrk.subspace.random(largest or d, projection)
+    state = tx.init(drawn, params)
+    z, keep = np.zeros(largest or d), np.arange(largest or d) < d
+
+    def value(z):
+        moved = state._replace(trainable={"subspace": {"z": z}})
+        gaps = flat(lrk.materialize(tx.apply(params, moved))) - TARGET
+        return jnp.sum(jnp.square(gaps))
+
+    z = jnp.asarray(z, jnp.float32)
+    for _ in range(STEPS):
+        z = z - rate * keep * jax.grad(value)(z)
+    del first
+    return value(z), z, order(last)
+
+
+def swept(projection, ds=(2, 5), rates=(0.1, 0.3), seeds=(0, 3), **kwargs):
+    return lrk.subspace.sweep(
+        descend, PARAMS, projection, ds, rates=rates, seeds=seeds, data=TARGET, **kwargs
+    )
+
+
+@pytest.fixture(scope="module")
+def dense():
+    return swept(DENSE)
+
+
+def test_scores_are_those_of_single_runs(dense):
+    assert dense.scores["loss"].shape == (2, 2, 2)
+    assert dense.scores["z"].shape == (2, 2, 2, 5)
+    for i, j, k in np.ndindex(2, 2, 2):
+        d, rate, seed = dense.ds[i], dense.rates[j], dense.seeds[k]
+        loss, z, draw = alone(DENSE, d, rate, seed, largest=5)
+        assert_close(dense.scores["loss"][i, j, k], np.asarray(loss))
+        assert_close(dense.scores["z"][i, j, k], np.asarray(z))
+        assert dense.scores["draw"][i, j, k] == draw
+
+
+def test_masked_numbers_do_not_train(dense):
+    z = dense.scores["z"]
+    assert not z[0, :, :, 2:].any()
+    assert (z[1] != 0).all()
+    assert (z[0, :, :, :2] != 0).all()
+
+
+def test_the_mask_is_the_smaller_subspace():
+    """Not only some subspace: that of the first columns, which alone are in use."""
+    run = lrk.subspace.trial(descend, DENSE, 5)
+    masked = run(PARAMS, 2, 0.3, jax.random.key(3), TARGET)
+    _, drawn, _ = jax.random.split(jax.random.key(3), 3)
+    fixed = lrk.subspace.random(5, DENSE).init(drawn, PARAMS).fixed
+    p = np.concatenate([fixed["b"]["p"], fixed["w"]["p"]]).astype(np.float64)[:, :2]
+    z, origin = np.zeros(2), np.asarray(flat(PARAMS), np.float64)
+    for _ in range(STEPS):
+        z -= 0.3 * 2 * p.T @ (origin + p @ z - np.asarray(TARGET))
+    assert_close(np.asarray(masked["z"])[:2], z.astype(np.float32))
+
+
+def test_one_program_serves_all_dimensions(traces):
+    swept(DENSE, ds=(1, 2, 4), rates=(0.1,), seeds=(0,))
+    counted = traces(descend)
+    lrk.subspace.sweep(
+        counted, PARAMS, DENSE, (1, 2, 4), rates=(0.1, 0.2), seeds=(0, 1), data=TARGET
+    )
+    nested, traces.count = traces.count, 0
+    lrk.subspace.sweep(
+        counted, PARAMS, GATHER, (1, 2, 4), rates=(0.1, 0.2), seeds=(0, 1), data=TARGET
+    )
+    assert traces.count == 3 * nested
+
+
+def test_what_is_not_nested_is_drawn_for_each_dimension():
+    found = swept(GATHER, rates=(0.1,), seeds=(1,), ds=(2, 15))
+    own = {name: leaf[:, 0, 0] for name, leaf in found.scores.items()}
+    for i, d in enumerate((2, 15)):
+        loss, z, draw = alone(GATHER, d, 0.1, 1)
+        assert_close(own["loss"][i], np.asarray(loss))
+        assert own["draw"][i] == draw
+        assert_close(own["z"][i, :d], np.asarray(z))
+    assert not own["z"][0, 2:].any()
+
+
+def only_loss(place, trainable, rate, key, target):
+    return descend(place, trainable, rate, key, target)["loss"]
+
+
+def test_takes_any_transform_of_d():
+    found = lrk.subspace.sweep(
+        lambda _place, trainable, rate, _key, _data: flat(trainable).size + 0 * rate,
+        PARAMS,
+        lambda d: lrk.subspace.structured(d, DENSE),
+        (4, 7),
+        rates=(0.1,),
+        seeds=(0,),
+    )
+    assert found.scores.ravel().tolist() == [4, 7]
+
+
+@pytest.mark.parametrize("method", ["map", "vmap"])
+@pytest.mark.parametrize("chunk", [1, 3])
+def test_chunks_change_nothing(dense, chunk, method):
+    found = swept(DENSE, chunk=chunk, method=method)
+    assert_close(found.scores["loss"], dense.scores["loss"])
+
+
+def test_each_seed_has_a_start_of_its_own():
+    def start(key, params):
+        return jax.tree.map(lambda x: x + jax.random.normal(key, ()), params)
+
+    def first(place, trainable, rate, _key, _data):
+        return lrk.materialize(place(trainable))["b"][0] + 0 * rate
+
+    found = lrk.subspace.sweep(
+        first, PARAMS, DENSE, (1, 2), rates=(0.1,), seeds=(0, 1), start=start
+    ).scores[:, 0]
+    assert (found[0] == found[1]).all()  # the same start for all dimensions
+    want = [
+        jax.random.normal(jax.random.split(jax.random.key(s), 3)[0], ()) for s in (0, 1)
+    ]
+    assert_close(found[0], np.asarray(jnp.stack(want)))
+
+
+def test_says_how_long_the_rest_takes():
+    lines = []
+    swept(DENSE, rates=(0.1,), log=lines.append)
+    (line,) = lines
+    assert "2 run(s) took" in line
+    assert "the other 2 are expected to take" in line
+    swept(DENSE, rates=(0.1,), ds=(2,), log=lines.append)
+    assert len(lines) == 1  # there was nothing left to tell
+
+
+def test_best_rates_are_chosen_by_other_scores():
+    valid = np.array([[[0.1, 0.3], [0.2, 0.1]], [[0.5, np.nan], [0.1, 0.1]]])
+    test = np.arange(8.0).reshape(2, 2, 2)
+    found = lrk.subspace.at_best_rate(test, valid)
+    assert found.tolist() == [[0, 1], [6, 7]]
+
+
+# Messages
+
+
+def test_refuses_grids_that_are_none():
+    with pytest.raises(
+        ValueError, match=r"wrong ds \[\].*rates \[-1\.0\].*seeds \[1, 1\]"
+    ):
+        swept(DENSE, ds=(), rates=(-1.0,), seeds=(1, 1))
+    with pytest.raises(ValueError, match=r"ds \[0, 2\]: expected .* at least 1"):
+        swept(DENSE, ds=(0, 2))
+    with pytest.raises(ValueError, match=r"rates \[nan\]"):
+        swept(DENSE, rates=(float("nan"),))
+    with pytest.raises(ValueError, match="chunk must be at least 1, got 0"):
+        swept(DENSE, chunk=0)
+    with (
+        untyped(),
+        pytest.raises(TypeError, match=r"dimensions must be ints, got 2\.5"),
+    ):
+        swept(DENSE, ds=(2.5,))
+    with pytest.raises(ValueError, match="d=16 exceeds the 15 entries"):
+        swept(DENSE, ds=(16,))
+
+
+def test_refuses_what_is_no_subspace():
+    with untyped(), pytest.raises(TypeError, match="function to train with, got 3"):
+        lrk.subspace.sweep(3, PARAMS, DENSE, (1,), rates=(1.0,), seeds=(0,))
+    with untyped(), pytest.raises(TypeError, match="a Projection, or a function d"):
+        swept("dense")
+    with pytest.raises(TypeError, match="a Projection, or a function d"):
+        swept(lambda d: d)
+    tx = lambda d: lrk.subspace.random(d, DENSE)  # noqa: E731
+    with pytest.raises(ValueError, match="select= is for projections"):
+        swept(tx, select=lrk.matching("w"))
+
+
+def test_a_trial_that_is_not_nested_has_one_dimension():
+    run = lrk.subspace.trial(only_loss, GATHER, 4)
+    assert run(PARAMS, 4, 0.1, jax.random.key(0), TARGET).shape == ()
+    with pytest.raises(ValueError, match="not nested: expected d=4, got 2"):
+        run(PARAMS, 2, 0.1, jax.random.key(0), TARGET)
+
+
+def test_refuses_scores_of_other_shapes():
+    with pytest.raises(ValueError, match=r"got \(2, 2\) and \(2, 2\)"):
+        lrk.subspace.at_best_rate(np.ones((2, 2)), np.ones((2, 2)))

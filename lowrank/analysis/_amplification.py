@@ -76,7 +76,7 @@ def amplification(
 
     With `U` and `V` the first singular vectors of the change `D`, it is
 
-        |D|_F / |U^T W V|_F
+        `|D|_F / |U^T W V|_F`
 
     A large factor says that `D` writes where `W` has little. As a change of `W`'s own
     strongest directions has a factor of about `|D| / |W|`, compare with that.

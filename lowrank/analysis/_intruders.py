@@ -101,7 +101,7 @@ def intruders(
 
     Singular vector `i <= k` of `W + D` is an intruder if it is like none of `W`:
 
-        max_j |u_i(W + D)^T u_j(W)| < epsilon
+        `max_j |u_i(W + D)^T u_j(W)| < epsilon`
 
     Full fine-tuning tends to have none. In LoRA they were found to go with forgetting.
 

@@ -99,7 +99,7 @@ def subspace_similarity(a1: Change, a2: Change, i: int, j: int) -> Array:
 
     With the left singular vectors `U` of each, ordered by singular value, it is
 
-        phi(A1, A2, i, j) = |U1_i^T U2_j|_F^2 / min(i, j)
+        `phi(A1, A2, i, j) = |U1_i^T U2_j|_F^2 / min(i, j)`
 
     1 if one space holds the other, 0 if they are orthogonal. `i j / (n min(i, j))` is
     what two random spaces of `n` dimensions have on average: compare with that.

@@ -214,7 +214,7 @@ def alignment_ratio(
 
     With `V_k` the leading output directions of the merged change `M`,
 
-        SAR_t = |D_t V_k V_k^T|_F / |D_t|_F
+        `SAR_t = |D_t V_k V_k^T|_F / |D_t|_F`
 
     and `k` the least number for which `|M - M V_k V_k^T|_F <= error |M|_F`.
 
@@ -292,7 +292,7 @@ def task_interference(
 
     With each change `D_t = U_t S_t V_t^T`, all side by side, `U = [U_1 ... U_T]`,
 
-        STI = |(U^T U - 1) S (V^T V - 1)|_1
+        `STI = |(U^T U - 1) S (V^T V - 1)|_1`
 
     the sum of the magnitudes of the entries. Zero if no two tasks share input or output
     directions.

@@ -136,7 +136,7 @@ def compression_bound(
 
     With probability at least `1 - delta` over `m` training examples,
 
-        kl(error || R) <= ((bits + log2(choices)) ln 2 + ln(1 / delta)) / m,
+        `kl(error || R) <= ((bits + log2(choices)) ln 2 + ln(1 / delta)) / m`,
 
     and so `R` is at most the largest number that satisfies this, where
     `kl(q || p) = q ln(q / p) + (1 - q) ln((1 - q) / (1 - p))`.

@@ -3,18 +3,14 @@
 import dataclasses
 import pathlib
 
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import lowrank as lrk
 from benchmarks import runner
 from benchmarks.chips import nets
 from benchmarks.chips.methods import parse
-from benchmarks.chips.nets import Net
 from benchmarks.record import Record, Records, read_folder
 from benchmarks.report import Figure, Report, Table, update_markdown
-from benchmarks.stats import generator
 from benchmarks.tables import _rram_healing_extras as extras
 from benchmarks.tables import _rram_healing_numbers as numbers
 from benchmarks.tables import _rram_healing_plan as plan
@@ -22,6 +18,7 @@ from benchmarks.tables import _rram_healing_report as reporting
 from benchmarks.tables import _rram_healing_verdicts as verdicts
 from benchmarks.tables import rram_healing
 from benchmarks.tables._rram_healing_numbers import Case, Needed, needed
+from tests.benchmarks.small_net import tiny_net
 
 DOCS = pathlib.Path(runner.__file__).parents[1] / "docs"
 CLEAN = 0.98
@@ -44,28 +41,6 @@ SMALL = dataclasses.replace(
     valid=32,
     resample=3,
 )
-
-
-def apply(params, x):
-    a, b = params["a"], params["b"]
-    hidden = jnp.maximum(x @ a["kernel"] + a["bias"][None], 0.0)
-    return hidden @ b["kernel"] + b["bias"][None]
-
-
-def tiny_net():
-    """A net that is right about made-up points around four centres."""
-    draw = generator(0)
-    y = np.arange(64, dtype=np.int32) % 4
-    x = np.eye(4, 6, dtype=np.float32)[y] * 3
-    x = x + 0.1 * draw.normal(size=x.shape).astype(np.float32)
-    wide = np.concatenate([np.eye(6), -np.eye(6)], axis=1)[:, :8].astype(np.float32)
-    kernels = {"a": wide, "b": np.eye(8, 4, dtype=np.float32)}
-    params = {
-        name: {"kernel": w, "bias": np.zeros(w.shape[1], np.float32)}
-        for name, w in kernels.items()
-    }
-    axes = {f"{layer}/kernel": lrk.Axes((), (0,), (1,)) for layer in "ab"}
-    return Net("mlp-mnist", apply, params, axes, (x, y), (x, y), (x, y))
 
 
 def record(way, accuracy, *, point="equal", net="mlp", kind="main", **more):

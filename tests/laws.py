@@ -1,7 +1,7 @@
 """The laws that every transform obeys.
 
 A law is a function of one `Instance` that asserts. `tests/test_laws.py` runs, for every
-row of the table in `tests/instances.py`, all laws that its claims call for.
+row of the tables in `tests/instances`, all laws that its claims call for.
 """
 
 import dataclasses

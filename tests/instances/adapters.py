@@ -1,0 +1,113 @@
+"""Adapters: low-rank, dense, and those that share factors between tasks."""
+
+import functools
+from typing import Any
+
+import lowrank as lrk
+from tests.instances.instance import Instance
+from tests.network import BIASES, KERNELS, LAYERS, STACKED, WIDTH, floating, numbers
+
+
+def _lora_twice() -> lrk.Transform:
+    return lrk.chain(lrk.lora(1), lrk.lora(1, alpha=3, select=KERNELS, axes=STACKED))
+
+
+def _sparse_lori(task: int) -> lrk.Transform:
+    """LoRI-S with another mask for each task; they differ in the number of ones."""
+    shapes = dict.fromkeys(("first/kernel", "second/kernel", "half/kernel"), (2, WIDTH))
+    shapes |= {"layers/kernel": (LAYERS, 2, WIDTH)}
+    mask = {
+        path: numbers(20 + 9 * task + i, *shape) > 0.2 * task
+        for i, (path, shape) in enumerate(shapes.items())
+    }
+    select = lrk.matching(rf"^({'|'.join(shapes)})$")
+    return lrk.lori(2, alpha=3, mask=mask, select=select, axes=STACKED)
+
+
+_LORA: dict[str, Any] = {"random": ("a",), "alive": ("a", "b")}
+_LORI: dict[str, Any] = {"random": ("a",), "alive": ("b",), "rank": 2}
+_FULL: dict[str, Any] = {"alive": ("d",), "flops": 1.05}
+_DORA: dict[str, Any] = {"random": ("a",), "alive": ("a", "b", "m")}
+
+INSTANCES = (
+    Instance("identity", lrk.identity),
+    Instance("lora", lambda: lrk.lora(2), rank=2, **_LORA),
+    Instance("lora-alpha", lambda: lrk.lora(2, alpha=6.0), rank=2, **_LORA),
+    Instance("lora-scale", lambda: lrk.lora(2, scale=0.3), rank=2, **_LORA),
+    Instance(
+        "lora-stacked",
+        lambda: lrk.lora(2, alpha=4, select=KERNELS, axes=STACKED),
+        rank=2,
+        **_LORA,
+    ),
+    Instance(
+        "lora-dropout",
+        lambda: lrk.lora(2, select=KERNELS, axes=STACKED, dropout=0.4),
+        has_dense=False,
+        stochastic=True,
+        flops=1.2,
+        **_LORA,
+    ),
+    Instance("full-bias", lambda: lrk.full(select=BIASES), **_FULL),
+    Instance("full", lambda: lrk.full(select=floating), **_FULL),
+    Instance(
+        "lora+full",
+        lambda: lrk.chain(lrk.lora(2), lrk.full(select=BIASES)),
+        random=("a",),
+        alive=("a", "b", "d"),
+    ),
+    Instance("lora+lora", _lora_twice, rank=2, **_LORA),
+    Instance("lori", lambda: lrk.lori(2, alpha=6.0), **_LORI),
+    Instance(
+        "lori-seed",
+        lambda: lrk.lori(2, store_a=False),
+        rank=2,
+        random=("seed",),
+        alive=("b",),
+    ),
+    Instance(
+        "lori-stacked",
+        lambda: lrk.lori(2, select=KERNELS, axes=STACKED),
+        **_LORI,
+    ),
+    Instance(
+        "lori-sparse",
+        lambda: _sparse_lori(0),
+        tasks=tuple(functools.partial(_sparse_lori, task) for task in range(3)),
+        **_LORI,
+    ),
+    Instance(
+        "lori+full",
+        lambda: lrk.chain(lrk.lori(2), lrk.full(select=BIASES)),
+        random=("a",),
+        alive=("b", "d"),
+    ),
+    Instance("dora", lambda: lrk.dora(2, alpha=3.0), **_DORA),
+    Instance(
+        "dora-stacked-exact",
+        lambda: lrk.dora(2, select=KERNELS, axes=STACKED, detach=False),
+        flops=1.0,
+        **_DORA,
+    ),
+    Instance(
+        "lori+magnitude",
+        lambda: lrk.chain(lrk.lori(2), lrk.magnitude()),
+        random=("a",),
+        alive=("b", "m"),
+    ),
+    Instance(
+        "hydra",
+        lambda: lrk.hydra(2, 3, alpha=3.0, select=KERNELS, axes=STACKED),
+        has_dense=False,
+        random=("a", "router"),
+        alive=("a", "b", "router"),
+        flops=1.2,
+    ),
+    Instance(
+        "mtl-lora",
+        lambda: lrk.mtl_lora(2, 3, temperature=0.5, select=KERNELS, axes=STACKED),
+        rank=2,
+        random=("a", "mix"),
+        alive=("a", "b", "task", "mix"),
+    ),
+)

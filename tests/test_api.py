@@ -35,6 +35,7 @@ LAYERS = (
         "_check",
         "_many",
         "_partition",
+        "_shared",
     ),
     ("operators",),
     ("lifting",),

@@ -24,6 +24,16 @@ def _sparse_lori(task: int) -> lrk.Transform:
     return lrk.lori(2, alpha=3, mask=mask, select=select, axes=STACKED)
 
 
+def _groups(path: str) -> tuple[str | None, str]:
+    """Two kernels of one layer, and a stack of layers of the type of one of them."""
+    name = path.split("/")[0]
+    return (None if name == "layers" else "bottom"), "up" if name == "second" else "on"
+
+
+_SHARING: dict[str, Any] = {
+    "select": lrk.matching("^(first|second|layers)/kernel"),  # a draw is of all
+    "axes": STACKED,
+}
 _LORA: dict[str, Any] = {"random": ("a",), "alive": ("a", "b")}
 _LORI: dict[str, Any] = {"random": ("a",), "alive": ("b",), "rank": 2}
 _FULL: dict[str, Any] = {"alive": ("d",), "flops": 1.05}
@@ -109,5 +119,32 @@ INSTANCES = (
         rank=2,
         random=("a", "mix"),
         alive=("a", "b", "task", "mix"),
+    ),
+    Instance(
+        "lorta",
+        lambda: lrk.lorta(2, _groups, heads=4, alpha=3.0, **_SHARING),
+        rank=2,
+        random=("a", "layer", "type", "head"),
+        alive=("a", "b", "layer", "type", "head"),
+    ),
+    Instance(
+        "metatt",
+        lambda: lrk.metatt(2, _groups, heads=4, alpha=3.0, **_SHARING),
+        rank=2,
+        alive=("a", "b", "layer", "type", "head"),
+    ),
+    Instance(
+        "fact-tt",
+        lambda: lrk.fact_tt(2, scale=2.0, **_SHARING),
+        rank=2,
+        random=("a", "core"),
+        alive=("a", "b", "core"),
+    ),
+    Instance(
+        "fact-tk",
+        lambda: lrk.fact_tk(2, scale=2.0, **_SHARING),
+        rank=2,
+        random=("a", "core", "p"),
+        alive=("a", "b", "core", "p"),
     ),
 )

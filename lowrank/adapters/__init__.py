@@ -5,6 +5,7 @@ from lowrank.adapters._fact import fact_tk, fact_tt
 from lowrank.adapters._full import full
 from lowrank.adapters._hydra import hydra
 from lowrank.adapters._lora import lora
+from lowrank.adapters._loretta import loretta
 from lowrank.adapters._lori import lori
 from lowrank.adapters._lori_controls import random_mask, score_mask
 from lowrank.adapters._lori_mask import lori_mask
@@ -21,6 +22,7 @@ __all__ = [
     "full",
     "hydra",
     "lora",
+    "loretta",
     "lori",
     "lori_mask",
     "lori_two_stage",

@@ -10,6 +10,7 @@ from lowrank import (
     linalg,
     merging,
     operators,
+    quantization,
     rram,
     subspace,
 )
@@ -80,6 +81,7 @@ __all__ = [
     "neither",
     "operators",
     "partition",
+    "quantization",
     "random_mask",
     "rram",
     "score_mask",

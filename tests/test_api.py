@@ -39,7 +39,7 @@ LAYERS = (
     ("operators",),
     ("lifting",),
 )
-FAMILIES = ("adapters", "merging", "rram", "subspace", "analysis")
+FAMILIES = ("adapters", "merging", "rram", "subspace", "analysis", "quantization")
 FAMILIES += ("models", "training", "interop")
 CORE_FILES = ("_base.py", "_combine.py", "_select.py", "_tree.py")
 

@@ -17,6 +17,7 @@ from lowrank._adapted import Summary, base, materialize, split, summary
 from lowrank._axes import Axes
 from lowrank._base import Operator, State, Transform
 from lowrank._combine import chain, count, identity, select_paths
+from lowrank._kinds import is_bias, is_norm
 from lowrank._many import in_axes, map_tasks, stack, unstack
 from lowrank._partition import combine, partition
 from lowrank._select import both, either, is_matrix, masked, matching, neither
@@ -62,7 +63,9 @@ __all__ = [
     "hydra",
     "identity",
     "in_axes",
+    "is_bias",
     "is_matrix",
+    "is_norm",
     "lift",
     "lifting",
     "linalg",

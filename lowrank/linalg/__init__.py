@@ -8,6 +8,7 @@ from lowrank.linalg._leading import leading_vectors
 from lowrank.linalg._mvm import crossbar_weights, mvm, tile_count, with_wires
 from lowrank.linalg._product import labelled_product, regroup
 from lowrank.linalg._thin_qr import thin_qr
+from lowrank.linalg._truncated_svd import truncated_svd
 
 __all__ = [
     "crossbar_weights",
@@ -23,5 +24,6 @@ __all__ = [
     "support",
     "thin_qr",
     "tile_count",
+    "truncated_svd",
     "with_wires",
 ]

@@ -96,6 +96,13 @@ INSTANCES = (
         alive=("b", "m"),
     ),
     Instance(
+        "pissa",
+        lambda: lrk.pissa(2, alpha=3.0, select=KERNELS, axes=STACKED),
+        rank=4,
+        alive=("a", "b"),
+        flops=1.1,
+    ),
+    Instance(
         "hydra",
         lambda: lrk.hydra(2, 3, alpha=3.0, select=KERNELS, axes=STACKED),
         has_dense=False,

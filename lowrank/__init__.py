@@ -26,6 +26,7 @@ from lowrank.adapters import (
     dora,
     full,
     hydra,
+    ia3,
     lora,
     lori,
     lori_mask,
@@ -35,6 +36,8 @@ from lowrank.adapters import (
     olora,
     pissa,
     random_mask,
+    rescale_inputs,
+    rescale_outputs,
     score_mask,
 )
 from lowrank.lifting import Explanation, LiftError, explain, lift, trace_axes
@@ -63,6 +66,7 @@ __all__ = [
     "explain",
     "full",
     "hydra",
+    "ia3",
     "identity",
     "in_axes",
     "is_bias",
@@ -88,6 +92,8 @@ __all__ = [
     "partition",
     "pissa",
     "random_mask",
+    "rescale_inputs",
+    "rescale_outputs",
     "rram",
     "score_mask",
     "select_paths",

@@ -3,6 +3,7 @@
 from lowrank.adapters._dora import dora, magnitude
 from lowrank.adapters._full import full
 from lowrank.adapters._hydra import hydra
+from lowrank.adapters._ia3 import ia3, rescale_inputs, rescale_outputs
 from lowrank.adapters._initializers import gaussian, orthogonal_a, orthogonal_b
 from lowrank.adapters._lora import lora
 from lowrank.adapters._lori import lori
@@ -19,6 +20,7 @@ __all__ = [
     "full",
     "gaussian",
     "hydra",
+    "ia3",
     "lora",
     "lori",
     "lori_mask",
@@ -30,5 +32,7 @@ __all__ = [
     "orthogonal_b",
     "pissa",
     "random_mask",
+    "rescale_inputs",
+    "rescale_outputs",
     "score_mask",
 ]

@@ -5,6 +5,7 @@ from lowrank.operators._delta import Delta
 from lowrank.operators._dropout import DropoutLowRank
 from lowrank.operators._lowrank import LowRank
 from lowrank.operators._magnitude import Magnitude
+from lowrank.operators._rescaled import Rescaled
 from lowrank.operators._rewired import Rewired
 from lowrank.operators._routed import Routed
 from lowrank.operators._specs import Contraction, Convolution, Gather
@@ -18,6 +19,7 @@ __all__ = [
     "Gather",
     "LowRank",
     "Magnitude",
+    "Rescaled",
     "Rewired",
     "Routed",
 ]

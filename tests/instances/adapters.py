@@ -103,6 +103,11 @@ INSTANCES = (
         flops=1.1,
     ),
     Instance(
+        "ia3",
+        lambda: lrk.ia3(outputs=KERNELS, inputs=lrk.is_matrix, axes=STACKED),
+        alive=("l",),
+    ),
+    Instance(
         "hydra",
         lambda: lrk.hydra(2, 3, alpha=3.0, select=KERNELS, axes=STACKED),
         has_dense=False,

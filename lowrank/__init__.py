@@ -39,6 +39,7 @@ from lowrank.adapters import (
     rescale_inputs,
     rescale_outputs,
     score_mask,
+    vera,
 )
 from lowrank.lifting import Explanation, LiftError, explain, lift, trace_axes
 from lowrank.operators import Delta, LowRank
@@ -103,6 +104,7 @@ __all__ = [
     "summary",
     "trace_axes",
     "unstack",
+    "vera",
 ]
 
 _LAZY = ("models",)  # they import Flax, which the core does without

@@ -13,6 +13,7 @@ from lowrank.adapters._lori_recipe import TwoStage, lori_two_stage
 from lowrank.adapters._mtl_lora import mtl_lora
 from lowrank.adapters._olora import olora
 from lowrank.adapters._pissa import pissa
+from lowrank.adapters._vera import vera
 
 __all__ = [
     "TwoStage",
@@ -35,4 +36,5 @@ __all__ = [
     "rescale_inputs",
     "rescale_outputs",
     "score_mask",
+    "vera",
 ]

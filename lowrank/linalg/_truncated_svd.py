@@ -1,11 +1,14 @@
 """The leading part of the SVD of a matrix."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
 from lowrank.linalg._leading import leading_vectors
 
 
+@functools.partial(jax.jit, static_argnums=1)
 def truncated_svd(w: jax.Array, rank: int) -> tuple[jax.Array, jax.Array, jax.Array]:
     """The first `rank` singular triplets of a matrix, from large to small.
 

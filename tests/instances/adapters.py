@@ -108,6 +108,12 @@ INSTANCES = (
         alive=("l",),
     ),
     Instance(
+        "vera",
+        lambda: lrk.vera(3, select=KERNELS, axes=STACKED),
+        rank=3,
+        alive=("lambda_d", "lambda_b"),
+    ),
+    Instance(
         "hydra",
         lambda: lrk.hydra(2, 3, alpha=3.0, select=KERNELS, axes=STACKED),
         has_dense=False,

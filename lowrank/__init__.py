@@ -18,6 +18,7 @@ from lowrank._adapted import Summary, base, materialize, split, summary
 from lowrank._axes import Axes
 from lowrank._base import Operator, State, Transform
 from lowrank._combine import chain, count, identity, select_paths
+from lowrank._kinds import is_bias, is_norm
 from lowrank._many import in_axes, map_tasks, stack, unstack
 from lowrank._partition import combine, partition
 from lowrank._select import both, either, is_matrix, masked, matching, neither
@@ -26,14 +27,20 @@ from lowrank.adapters import (
     dora,
     full,
     hydra,
+    ia3,
     lora,
     lori,
     lori_mask,
     lori_two_stage,
     magnitude,
     mtl_lora,
+    olora,
+    pissa,
     random_mask,
+    rescale_inputs,
+    rescale_outputs,
     score_mask,
+    vera,
 )
 from lowrank.lifting import Explanation, LiftError, explain, lift, trace_axes
 from lowrank.operators import Delta, LowRank
@@ -61,9 +68,12 @@ __all__ = [
     "explain",
     "full",
     "hydra",
+    "ia3",
     "identity",
     "in_axes",
+    "is_bias",
     "is_matrix",
+    "is_norm",
     "lift",
     "lifting",
     "linalg",
@@ -79,10 +89,14 @@ __all__ = [
     "merging",
     "mtl_lora",
     "neither",
+    "olora",
     "operators",
     "partition",
+    "pissa",
     "quantization",
     "random_mask",
+    "rescale_inputs",
+    "rescale_outputs",
     "rram",
     "score_mask",
     "select_paths",
@@ -92,6 +106,7 @@ __all__ = [
     "summary",
     "trace_axes",
     "unstack",
+    "vera",
 ]
 
 _LAZY = ("models",)  # they import Flax, which the core does without

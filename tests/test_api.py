@@ -29,6 +29,7 @@ LAYERS = (
     (
         "_tree",
         "_select",
+        "_kinds",
         "_axes",
         "_combine",
         "_adapted",

@@ -18,6 +18,7 @@ from lowrank.linalg._quantize import (
     to_nf4,
 )
 from lowrank.linalg._thin_qr import thin_qr
+from lowrank.linalg._truncated_svd import truncated_svd
 
 __all__ = [
     "blocks_of",
@@ -41,5 +42,6 @@ __all__ = [
     "to_coarse",
     "to_int8",
     "to_nf4",
+    "truncated_svd",
     "with_wires",
 ]

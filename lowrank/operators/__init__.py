@@ -6,6 +6,7 @@ from lowrank.operators._dropout import DropoutLowRank
 from lowrank.operators._lowrank import LowRank
 from lowrank.operators._magnitude import Magnitude
 from lowrank.operators._quantized import Quantized
+from lowrank.operators._rescaled import Rescaled
 from lowrank.operators._rewired import Rewired
 from lowrank.operators._routed import Routed
 from lowrank.operators._specs import Contraction, Convolution, Gather
@@ -20,6 +21,7 @@ __all__ = [
     "LowRank",
     "Magnitude",
     "Quantized",
+    "Rescaled",
     "Rewired",
     "Routed",
 ]

@@ -96,8 +96,7 @@ def matrix_shape(leaf: Any, axes: Axes) -> tuple[int, ...]:
 
 def to_matrix(w: Float[Array, "..."], axes: Axes) -> Float[Array, "*stack rows cols"]:
     """A weight as `[*stack, rows, cols]`."""
-    order = (*axes.stack, *axes.inputs, *axes.outputs)
-    return jnp.transpose(w, order).reshape(matrix_shape(w, axes))
+    return axes.matrix(w)
 
 
 def from_matrix(

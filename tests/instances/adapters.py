@@ -96,6 +96,24 @@ INSTANCES = (
         alive=("b", "m"),
     ),
     Instance(
+        "pissa",
+        lambda: lrk.pissa(2, alpha=3.0, select=KERNELS, axes=STACKED),
+        rank=4,
+        alive=("a", "b"),
+        flops=1.1,
+    ),
+    Instance(
+        "ia3",
+        lambda: lrk.ia3(outputs=KERNELS, inputs=lrk.is_matrix, axes=STACKED),
+        alive=("l",),
+    ),
+    Instance(
+        "vera",
+        lambda: lrk.vera(3, select=KERNELS, axes=STACKED),
+        rank=3,
+        alive=("lambda_d", "lambda_b"),
+    ),
+    Instance(
         "hydra",
         lambda: lrk.hydra(2, 3, alpha=3.0, select=KERNELS, axes=STACKED),
         has_dense=False,

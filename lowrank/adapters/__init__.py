@@ -1,5 +1,6 @@
 """Adapters: transforms that add trainable terms to frozen weights."""
 
+from lowrank.adapters._conv_lora import locon_tucker, loralib_conv
 from lowrank.adapters._dora import dora, magnitude
 from lowrank.adapters._full import full
 from lowrank.adapters._hydra import hydra
@@ -15,7 +16,9 @@ __all__ = [
     "dora",
     "full",
     "hydra",
+    "locon_tucker",
     "lora",
+    "loralib_conv",
     "lori",
     "lori_mask",
     "lori_two_stage",

@@ -3,6 +3,7 @@
 from lowrank.operators._crossbar import Crossbar
 from lowrank.operators._delta import Delta
 from lowrank.operators._dropout import DropoutLowRank
+from lowrank.operators._factored import Factored
 from lowrank.operators._lowrank import LowRank
 from lowrank.operators._magnitude import Magnitude
 from lowrank.operators._rewired import Rewired
@@ -15,6 +16,7 @@ __all__ = [
     "Crossbar",
     "Delta",
     "DropoutLowRank",
+    "Factored",
     "Gather",
     "LowRank",
     "Magnitude",

@@ -35,6 +35,7 @@ from lowrank.adapters import (
     mtl_lora,
     random_mask,
     score_mask,
+    trainable_tokens,
 )
 from lowrank.lifting import Explanation, LiftError, explain, lift, trace_axes
 from lowrank.operators import Delta, LowRank
@@ -93,6 +94,7 @@ __all__ = [
     "subspace",
     "summary",
     "trace_axes",
+    "trainable_tokens",
     "unstack",
 ]
 

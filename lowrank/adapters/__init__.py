@@ -10,6 +10,7 @@ from lowrank.adapters._lori_controls import random_mask, score_mask
 from lowrank.adapters._lori_mask import lori_mask
 from lowrank.adapters._lori_recipe import TwoStage, lori_two_stage
 from lowrank.adapters._mtl_lora import mtl_lora
+from lowrank.adapters._trainable_tokens import trainable_tokens
 
 __all__ = [
     "TwoStage",
@@ -26,4 +27,5 @@ __all__ = [
     "mtl_lora",
     "random_mask",
     "score_mask",
+    "trainable_tokens",
 ]

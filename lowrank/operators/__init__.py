@@ -8,6 +8,7 @@ from lowrank.operators._lowrank import LowRank
 from lowrank.operators._magnitude import Magnitude
 from lowrank.operators._rewired import Rewired
 from lowrank.operators._routed import Routed
+from lowrank.operators._row_delta import RowDelta
 from lowrank.operators._specs import Contraction, Convolution, Gather
 
 __all__ = [
@@ -22,4 +23,5 @@ __all__ = [
     "Magnitude",
     "Rewired",
     "Routed",
+    "RowDelta",
 ]

@@ -28,7 +28,9 @@ from lowrank.adapters import (
     full,
     hydra,
     ia3,
+    locon_tucker,
     lora,
+    loralib_conv,
     lori,
     lori_mask,
     lori_two_stage,
@@ -41,6 +43,7 @@ from lowrank.adapters import (
     rescale_outputs,
     score_mask,
     vera,
+    trainable_tokens,
 )
 from lowrank.lifting import Explanation, LiftError, explain, lift, trace_axes
 from lowrank.operators import Delta, LowRank
@@ -77,7 +80,9 @@ __all__ = [
     "lift",
     "lifting",
     "linalg",
+    "locon_tucker",
     "lora",
+    "loralib_conv",
     "lori",
     "lori_mask",
     "lori_two_stage",
@@ -105,6 +110,7 @@ __all__ = [
     "subspace",
     "summary",
     "trace_axes",
+    "trainable_tokens",
     "unstack",
     "vera",
 ]

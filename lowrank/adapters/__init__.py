@@ -1,5 +1,6 @@
 """Adapters: transforms that add trainable terms to frozen weights."""
 
+from lowrank.adapters._conv_lora import locon_tucker, loralib_conv
 from lowrank.adapters._dora import dora, magnitude
 from lowrank.adapters._full import full
 from lowrank.adapters._hydra import hydra
@@ -14,6 +15,7 @@ from lowrank.adapters._mtl_lora import mtl_lora
 from lowrank.adapters._olora import olora
 from lowrank.adapters._pissa import pissa
 from lowrank.adapters._vera import vera
+from lowrank.adapters._trainable_tokens import trainable_tokens
 
 __all__ = [
     "TwoStage",
@@ -22,7 +24,9 @@ __all__ = [
     "gaussian",
     "hydra",
     "ia3",
+    "locon_tucker",
     "lora",
+    "loralib_conv",
     "lori",
     "lori_mask",
     "lori_two_stage",
@@ -37,4 +41,5 @@ __all__ = [
     "rescale_outputs",
     "score_mask",
     "vera",
+    "trainable_tokens",
 ]

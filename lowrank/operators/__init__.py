@@ -3,12 +3,14 @@
 from lowrank.operators._crossbar import Crossbar
 from lowrank.operators._delta import Delta
 from lowrank.operators._dropout import DropoutLowRank
+from lowrank.operators._factored import Factored
 from lowrank.operators._lowrank import LowRank
 from lowrank.operators._magnitude import Magnitude
 from lowrank.operators._quantized import Quantized
 from lowrank.operators._rescaled import Rescaled
 from lowrank.operators._rewired import Rewired
 from lowrank.operators._routed import Routed
+from lowrank.operators._row_delta import RowDelta
 from lowrank.operators._specs import Contraction, Convolution, Gather
 
 __all__ = [
@@ -17,6 +19,7 @@ __all__ = [
     "Crossbar",
     "Delta",
     "DropoutLowRank",
+    "Factored",
     "Gather",
     "LowRank",
     "Magnitude",
@@ -24,4 +27,5 @@ __all__ = [
     "Rescaled",
     "Rewired",
     "Routed",
+    "RowDelta",
 ]

@@ -24,6 +24,10 @@ def _sparse_lori(task: int) -> lrk.Transform:
     return lrk.lori(2, alpha=3, mask=mask, select=select, axes=STACKED)
 
 
+def _tokens(*index: int) -> lrk.Transform:
+    return lrk.trainable_tokens(index, select=lrk.matching("^(first|half)/kernel"))
+
+
 _LORA: dict[str, Any] = {"random": ("a",), "alive": ("a", "b")}
 _LORI: dict[str, Any] = {"random": ("a",), "alive": ("b",), "rank": 2}
 _FULL: dict[str, Any] = {"alive": ("d",), "flops": 1.05}
@@ -127,5 +131,11 @@ INSTANCES = (
         rank=2,
         random=("a", "mix"),
         alive=("a", "b", "task", "mix"),
+    ),
+    Instance(
+        "trainable-tokens",
+        lambda: _tokens(5, 2),
+        tasks=tuple(functools.partial(_tokens, *own) for own in ([5], [0, 9], [7])),
+        alive=("d",),
     ),
 )

@@ -36,6 +36,7 @@ LAYERS = (
         "_check",
         "_many",
         "_partition",
+        "_shared",
     ),
     ("operators",),
     ("lifting",),

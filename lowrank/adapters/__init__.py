@@ -2,6 +2,7 @@
 
 from lowrank.adapters._conv_lora import locon_tucker, loralib_conv
 from lowrank.adapters._dora import dora, magnitude
+from lowrank.adapters._fact import fact_tk, fact_tt
 from lowrank.adapters._full import full
 from lowrank.adapters._hydra import hydra
 from lowrank.adapters._ia3 import ia3, rescale_inputs, rescale_outputs
@@ -11,6 +12,8 @@ from lowrank.adapters._lori import lori
 from lowrank.adapters._lori_controls import random_mask, score_mask
 from lowrank.adapters._lori_mask import lori_mask
 from lowrank.adapters._lori_recipe import TwoStage, lori_two_stage
+from lowrank.adapters._lorta import lorta
+from lowrank.adapters._metatt import metatt
 from lowrank.adapters._mtl_lora import mtl_lora
 from lowrank.adapters._olora import olora
 from lowrank.adapters._pissa import pissa
@@ -20,6 +23,8 @@ from lowrank.adapters._trainable_tokens import trainable_tokens
 __all__ = [
     "TwoStage",
     "dora",
+    "fact_tk",
+    "fact_tt",
     "full",
     "gaussian",
     "hydra",
@@ -30,7 +35,9 @@ __all__ = [
     "lori",
     "lori_mask",
     "lori_two_stage",
+    "lorta",
     "magnitude",
+    "metatt",
     "mtl_lora",
     "olora",
     "orthogonal_a",

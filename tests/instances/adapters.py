@@ -28,6 +28,16 @@ def _tokens(*index: int) -> lrk.Transform:
     return lrk.trainable_tokens(index, select=lrk.matching("^(first|half)/kernel"))
 
 
+def _groups(path: str) -> tuple[str | None, str]:
+    """Two kernels of one layer, and a stack of layers of the type of one of them."""
+    name = path.split("/")[0]
+    return (None if name == "layers" else "bottom"), "up" if name == "second" else "on"
+
+
+_SHARING: dict[str, Any] = {
+    "select": lrk.matching("^(first|second|layers)/kernel"),  # a draw is of all
+    "axes": STACKED,
+}
 _LORA: dict[str, Any] = {"random": ("a",), "alive": ("a", "b")}
 _LORI: dict[str, Any] = {"random": ("a",), "alive": ("b",), "rank": 2}
 _FULL: dict[str, Any] = {"alive": ("d",), "flops": 1.05}
@@ -137,5 +147,30 @@ INSTANCES = (
         lambda: _tokens(5, 2),
         tasks=tuple(functools.partial(_tokens, *own) for own in ([5], [0, 9], [7])),
         alive=("d",),
+        "lorta",
+        lambda: lrk.lorta(2, _groups, heads=4, alpha=3.0, **_SHARING),
+        rank=2,
+        random=("a", "layer", "type", "head"),
+        alive=("a", "b", "layer", "type", "head"),
+    ),
+    Instance(
+        "metatt",
+        lambda: lrk.metatt(2, _groups, heads=4, alpha=3.0, **_SHARING),
+        rank=2,
+        alive=("a", "b", "layer", "type", "head"),
+    ),
+    Instance(
+        "fact-tt",
+        lambda: lrk.fact_tt(2, scale=2.0, **_SHARING),
+        rank=2,
+        random=("a", "core"),
+        alive=("a", "b", "core"),
+    ),
+    Instance(
+        "fact-tk",
+        lambda: lrk.fact_tk(2, scale=2.0, **_SHARING),
+        rank=2,
+        random=("a", "core", "p"),
+        alive=("a", "b", "core", "p"),
     ),
 )

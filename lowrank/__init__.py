@@ -22,6 +22,7 @@ from lowrank._partition import combine, partition
 from lowrank._select import both, either, is_matrix, masked, matching, neither
 from lowrank.adapters import (
     TwoStage,
+    bottleneck,
     dora,
     full,
     hydra,
@@ -31,6 +32,7 @@ from lowrank.adapters import (
     lori_two_stage,
     magnitude,
     mtl_lora,
+    parallel,
     random_mask,
     score_mask,
 )
@@ -52,6 +54,7 @@ __all__ = [
     "analysis",
     "base",
     "both",
+    "bottleneck",
     "chain",
     "combine",
     "count",
@@ -79,6 +82,7 @@ __all__ = [
     "mtl_lora",
     "neither",
     "operators",
+    "parallel",
     "partition",
     "random_mask",
     "rram",

@@ -74,3 +74,12 @@ def loss(out: dict[str, jax.Array]) -> jax.Array:
         flat = leaf.astype(jnp.float32).reshape(-1)
         total += jnp.sum(flat * (flat + np.linspace(-1, 2, flat.size, dtype="f4")))
     return total
+
+
+def filled(tx: lrk.Transform, params: Any, seed: int = 9) -> lrk.State:
+    """A state whose trainable leaves are plain numbers: nothing is drawn."""
+    shapes = jax.eval_shape(tx.init, jax.random.key(0), params).trainable
+    leaves, treedef = jax.tree.flatten(shapes)
+    new = [jnp.asarray(numbers(seed + i, *x.shape)) for i, x in enumerate(leaves)]
+    fixed = jax.jit(lambda params: tx.init(jax.random.key(0), params).fixed)(params)
+    return lrk.State(jax.tree.unflatten(treedef, new), fixed)

@@ -1,5 +1,6 @@
-"""Adapters: transforms that add trainable terms to frozen weights."""
+"""Adapters: transforms that add trained parts to frozen weights."""
 
+from lowrank.adapters._bottleneck import bottleneck
 from lowrank.adapters._dora import dora, magnitude
 from lowrank.adapters._full import full
 from lowrank.adapters._hydra import hydra
@@ -9,9 +10,11 @@ from lowrank.adapters._lori_controls import random_mask, score_mask
 from lowrank.adapters._lori_mask import lori_mask
 from lowrank.adapters._lori_recipe import TwoStage, lori_two_stage
 from lowrank.adapters._mtl_lora import mtl_lora
+from lowrank.adapters._parallel import parallel
 
 __all__ = [
     "TwoStage",
+    "bottleneck",
     "dora",
     "full",
     "hydra",
@@ -21,6 +24,7 @@ __all__ = [
     "lori_two_stage",
     "magnitude",
     "mtl_lora",
+    "parallel",
     "random_mask",
     "score_mask",
 ]

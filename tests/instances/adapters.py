@@ -3,6 +3,8 @@
 import functools
 from typing import Any
 
+import jax
+
 import lowrank as lrk
 from tests.instances.instance import Instance
 from tests.network import BIASES, KERNELS, LAYERS, STACKED, WIDTH, floating, numbers
@@ -28,6 +30,13 @@ _LORA: dict[str, Any] = {"random": ("a",), "alive": ("a", "b")}
 _LORI: dict[str, Any] = {"random": ("a",), "alive": ("b",), "rank": 2}
 _FULL: dict[str, Any] = {"alive": ("d",), "flops": 1.05}
 _DORA: dict[str, Any] = {"random": ("a",), "alive": ("a", "b", "m")}
+_NETWORK: dict[str, Any] = {
+    "has_dense": False,
+    "random": ("down",),
+    "alive": ("down", "up", "down_bias", "up_bias"),
+    "flops": 1.2,
+}
+
 
 INSTANCES = (
     Instance("identity", lrk.identity),
@@ -109,5 +118,19 @@ INSTANCES = (
         rank=2,
         random=("a", "mix"),
         alive=("a", "b", "task", "mix"),
+    ),
+    Instance(
+        "bottleneck",
+        lambda: lrk.bottleneck(
+            2, activation=jax.nn.gelu, scale=2.0, select=KERNELS, axes=STACKED
+        ),
+        **_NETWORK,
+    ),
+    Instance(
+        "parallel",
+        lambda: lrk.parallel(
+            2, activation=jax.nn.gelu, scale=4.0, select=KERNELS, axes=STACKED
+        ),
+        **_NETWORK,
     ),
 )

@@ -11,6 +11,8 @@ from lowrank.adapters._lori_mask import lori_mask
 from lowrank.adapters._lori_recipe import TwoStage, lori_two_stage
 from lowrank.adapters._mtl_lora import mtl_lora
 from lowrank.adapters._parallel import parallel
+from lowrank.adapters._prefix import prefix, prefix_mlp
+from lowrank.adapters._prompt import prompt
 
 __all__ = [
     "TwoStage",
@@ -25,6 +27,9 @@ __all__ = [
     "magnitude",
     "mtl_lora",
     "parallel",
+    "prefix",
+    "prefix_mlp",
+    "prompt",
     "random_mask",
     "score_mask",
 ]

@@ -26,6 +26,14 @@ def _sparse_lori(task: int) -> lrk.Transform:
     return lrk.lori(2, alpha=3, mask=mask, select=select, axes=STACKED)
 
 
+def _prefix_and_prompt() -> lrk.Transform:
+    first, second = lrk.matching("first/kernel"), lrk.matching("second/kernel")
+    return lrk.chain(
+        lrk.prefix(3, select=first),
+        lrk.prompt(3, scale=2.0, select=second, name="prefix"),
+    )
+
+
 _LORA: dict[str, Any] = {"random": ("a",), "alive": ("a", "b")}
 _LORI: dict[str, Any] = {"random": ("a",), "alive": ("b",), "rank": 2}
 _FULL: dict[str, Any] = {"alive": ("d",), "flops": 1.05}
@@ -37,6 +45,8 @@ _NETWORK: dict[str, Any] = {
     "flops": 1.2,
 }
 
+# They add leaves, which are no change of a weight, and are read from the start.
+_ROWS: dict[str, Any] = {"adds": True, "identity_at_init": False, "alive": ("rows",)}
 
 INSTANCES = (
     Instance("identity", lrk.identity),
@@ -132,5 +142,12 @@ INSTANCES = (
             2, activation=jax.nn.gelu, scale=4.0, select=KERNELS, axes=STACKED
         ),
         **_NETWORK,
+    ),
+    Instance("prefix+prompt", _prefix_and_prompt, random=("rows",), **_ROWS),
+    Instance(
+        "prefix-mlp",
+        lambda: lrk.prefix_mlp(3, 2, 4, select=lrk.matching(r"(first|second)/kernel$")),
+        random=("embedding", "w_in", "w_out"),
+        **(_ROWS | {"alive": ("embedding", "w_in", "b_in", "w_out", "b_out")}),
     ),
 )

@@ -1,6 +1,7 @@
-"""Adapters: transforms that add trainable terms to frozen weights."""
+"""Adapters: transforms that add trained parts to frozen weights."""
 
 from lowrank.adapters._conv_lora import locon_tucker, loralib_conv
+from lowrank.adapters._bottleneck import bottleneck
 from lowrank.adapters._dora import dora, magnitude
 from lowrank.adapters._fact import fact_tk, fact_tt
 from lowrank.adapters._full import full
@@ -19,9 +20,13 @@ from lowrank.adapters._olora import olora
 from lowrank.adapters._pissa import pissa
 from lowrank.adapters._vera import vera
 from lowrank.adapters._trainable_tokens import trainable_tokens
+from lowrank.adapters._parallel import parallel
+from lowrank.adapters._prefix import prefix, prefix_mlp
+from lowrank.adapters._prompt import prompt
 
 __all__ = [
     "TwoStage",
+    "bottleneck",
     "dora",
     "fact_tk",
     "fact_tt",
@@ -43,6 +48,10 @@ __all__ = [
     "orthogonal_a",
     "orthogonal_b",
     "pissa",
+    "parallel",
+    "prefix",
+    "prefix_mlp",
+    "prompt",
     "random_mask",
     "rescale_inputs",
     "rescale_outputs",

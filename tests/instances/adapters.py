@@ -3,6 +3,8 @@
 import functools
 from typing import Any
 
+import jax
+
 import lowrank as lrk
 from tests.instances.instance import Instance
 from tests.network import BIASES, KERNELS, LAYERS, STACKED, WIDTH, floating, numbers
@@ -38,10 +40,27 @@ _SHARING: dict[str, Any] = {
     "select": lrk.matching("^(first|second|layers)/kernel"),  # a draw is of all
     "axes": STACKED,
 }
+def _prefix_and_prompt() -> lrk.Transform:
+    first, second = lrk.matching("first/kernel"), lrk.matching("second/kernel")
+    return lrk.chain(
+        lrk.prefix(3, select=first),
+        lrk.prompt(3, scale=2.0, select=second, name="prefix"),
+    )
+
+
 _LORA: dict[str, Any] = {"random": ("a",), "alive": ("a", "b")}
 _LORI: dict[str, Any] = {"random": ("a",), "alive": ("b",), "rank": 2}
 _FULL: dict[str, Any] = {"alive": ("d",), "flops": 1.05}
 _DORA: dict[str, Any] = {"random": ("a",), "alive": ("a", "b", "m")}
+_NETWORK: dict[str, Any] = {
+    "has_dense": False,
+    "random": ("down",),
+    "alive": ("down", "up", "down_bias", "up_bias"),
+    "flops": 1.2,
+}
+
+# They add leaves, which are no change of a weight, and are read from the start.
+_ROWS: dict[str, Any] = {"adds": True, "identity_at_init": False, "alive": ("rows",)}
 
 INSTANCES = (
     Instance("identity", lrk.identity),
@@ -172,5 +191,24 @@ INSTANCES = (
         rank=2,
         random=("a", "core", "p"),
         alive=("a", "b", "core", "p"),
+        "bottleneck",
+        lambda: lrk.bottleneck(
+            2, activation=jax.nn.gelu, scale=2.0, select=KERNELS, axes=STACKED
+        ),
+        **_NETWORK,
+    ),
+    Instance(
+        "parallel",
+        lambda: lrk.parallel(
+            2, activation=jax.nn.gelu, scale=4.0, select=KERNELS, axes=STACKED
+        ),
+        **_NETWORK,
+    ),
+    Instance("prefix+prompt", _prefix_and_prompt, random=("rows",), **_ROWS),
+    Instance(
+        "prefix-mlp",
+        lambda: lrk.prefix_mlp(3, 2, 4, select=lrk.matching(r"(first|second)/kernel$")),
+        random=("embedding", "w_in", "w_out"),
+        **(_ROWS | {"alive": ("embedding", "w_in", "b_in", "w_out", "b_out")}),
     ),
 )

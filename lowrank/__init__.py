@@ -133,7 +133,7 @@ __all__ = [
     "vera",
 ]
 
-_LAZY = ("models",)  # they import Flax, which the core does without
+_LAZY = ("models", "training")  # they import Flax, which the core does without
 
 
 def __getattr__(name: str) -> Any:

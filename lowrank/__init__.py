@@ -19,6 +19,7 @@ from lowrank._base import Operator, State, Transform
 from lowrank._combine import chain, count, identity, select_paths
 from lowrank._many import in_axes, map_tasks, stack, unstack
 from lowrank._partition import combine, partition
+from lowrank._ranks import pad_ranks
 from lowrank._select import both, either, is_matrix, masked, matching, neither
 from lowrank.adapters import (
     TwoStage,
@@ -79,6 +80,7 @@ __all__ = [
     "mtl_lora",
     "neither",
     "operators",
+    "pad_ranks",
     "partition",
     "random_mask",
     "rram",
@@ -92,7 +94,7 @@ __all__ = [
     "unstack",
 ]
 
-_LAZY = ("models",)  # they import Flax, which the core does without
+_LAZY = ("models", "training")  # they import what the core does without
 
 
 def __getattr__(name: str) -> Any:

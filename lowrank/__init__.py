@@ -21,6 +21,7 @@ from lowrank._combine import chain, count, identity, select_paths
 from lowrank._kinds import is_bias, is_norm
 from lowrank._many import in_axes, map_tasks, stack, unstack
 from lowrank._partition import combine, partition
+from lowrank._ranks import pad_ranks
 from lowrank._select import both, either, is_matrix, masked, matching, neither
 from lowrank.adapters import (
     TwoStage,
@@ -42,8 +43,8 @@ from lowrank.adapters import (
     metatt,
     mtl_lora,
     olora,
-    pissa,
     parallel,
+    pissa,
     prefix,
     prefix_mlp,
     prompt,
@@ -51,8 +52,8 @@ from lowrank.adapters import (
     rescale_inputs,
     rescale_outputs,
     score_mask,
-    vera,
     trainable_tokens,
+    vera,
 )
 from lowrank.lifting import Explanation, LiftError, explain, lift, trace_axes
 from lowrank.operators import Delta, LowRank
@@ -110,13 +111,14 @@ __all__ = [
     "neither",
     "olora",
     "operators",
+    "pad_ranks",
     "parallel",
     "partition",
     "pissa",
-    "quantization",
     "prefix",
     "prefix_mlp",
     "prompt",
+    "quantization",
     "random_mask",
     "rescale_inputs",
     "rescale_outputs",
@@ -134,6 +136,7 @@ __all__ = [
 ]
 
 _LAZY = ("models", "training")  # they import Flax, which the core does without
+_LAZY = ("models", "training")  # they import what the core does without
 
 
 def __getattr__(name: str) -> Any:

@@ -51,7 +51,10 @@ def stack(states: Sequence[State]) -> State:
         if len({tuple(x.shape) for _, x in pairs}) > 1
     ]
     if bad:
-        raise ValueError(f"stack: shapes differ at {'; '.join(bad)}. Use equal ranks.")
+        raise ValueError(
+            f"stack: shapes differ at {'; '.join(bad)}. Use equal ranks, "
+            "or pass the states through lrk.pad_ranks."
+        )
     return jax.tree.map(lambda *xs: jnp.stack(xs), *padded)
 
 

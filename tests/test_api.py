@@ -36,6 +36,7 @@ LAYERS = (
         "_check",
         "_many",
         "_partition",
+        "_ranks",
         "_shared",
     ),
     ("operators",),
@@ -54,7 +55,7 @@ EXTRA_PACKAGES = {
     "analysis": {"matplotlib", "pandas"},  # found by plot() and to_pandas() alone
     "rram": {"scipy"},  # the assignment solver; JAX depends on it
     "models": {"flax", "safetensors", "tokenizers"},
-    "training": {"flax", "optax", "orbax"},
+    "training": {"flax", "optax", "orbax", "tqdm"},
     "interop": {"flax", "safetensors"},
     "cli": {"tyro", "rich", "tqdm"},
 }

@@ -1,7 +1,7 @@
 """Adapters: transforms that add trained parts to frozen weights."""
 
-from lowrank.adapters._conv_lora import locon_tucker, loralib_conv
 from lowrank.adapters._bottleneck import bottleneck
+from lowrank.adapters._conv_lora import locon_tucker, loralib_conv
 from lowrank.adapters._dora import dora, magnitude
 from lowrank.adapters._fact import fact_tk, fact_tt
 from lowrank.adapters._full import full
@@ -17,12 +17,12 @@ from lowrank.adapters._lorta import lorta
 from lowrank.adapters._metatt import metatt
 from lowrank.adapters._mtl_lora import mtl_lora
 from lowrank.adapters._olora import olora
-from lowrank.adapters._pissa import pissa
-from lowrank.adapters._vera import vera
-from lowrank.adapters._trainable_tokens import trainable_tokens
 from lowrank.adapters._parallel import parallel
+from lowrank.adapters._pissa import pissa
 from lowrank.adapters._prefix import prefix, prefix_mlp
 from lowrank.adapters._prompt import prompt
+from lowrank.adapters._trainable_tokens import trainable_tokens
+from lowrank.adapters._vera import vera
 
 __all__ = [
     "TwoStage",
@@ -47,8 +47,8 @@ __all__ = [
     "olora",
     "orthogonal_a",
     "orthogonal_b",
-    "pissa",
     "parallel",
+    "pissa",
     "prefix",
     "prefix_mlp",
     "prompt",
@@ -56,6 +56,6 @@ __all__ = [
     "rescale_inputs",
     "rescale_outputs",
     "score_mask",
-    "vera",
     "trainable_tokens",
+    "vera",
 ]

@@ -7,9 +7,9 @@ from lowrank.operators._dropout import DropoutLowRank
 from lowrank.operators._factored import Factored
 from lowrank.operators._lowrank import LowRank
 from lowrank.operators._magnitude import Magnitude
+from lowrank.operators._parallel import Parallel
 from lowrank.operators._quantized import Quantized
 from lowrank.operators._rescaled import Rescaled
-from lowrank.operators._parallel import Parallel
 from lowrank.operators._rewired import Rewired
 from lowrank.operators._routed import Routed
 from lowrank.operators._row_delta import RowDelta
@@ -26,9 +26,9 @@ __all__ = [
     "Gather",
     "LowRank",
     "Magnitude",
+    "Parallel",
     "Quantized",
     "Rescaled",
-    "Parallel",
     "Rewired",
     "Routed",
     "RowDelta",

@@ -40,6 +40,8 @@ _SHARING: dict[str, Any] = {
     "select": lrk.matching("^(first|second|layers)/kernel"),  # a draw is of all
     "axes": STACKED,
 }
+
+
 def _prefix_and_prompt() -> lrk.Transform:
     first, second = lrk.matching("first/kernel"), lrk.matching("second/kernel")
     return lrk.chain(
@@ -166,6 +168,8 @@ INSTANCES = (
         lambda: _tokens(5, 2),
         tasks=tuple(functools.partial(_tokens, *own) for own in ([5], [0, 9], [7])),
         alive=("d",),
+    ),
+    Instance(
         "lorta",
         lambda: lrk.lorta(2, _groups, heads=4, alpha=3.0, **_SHARING),
         rank=2,
@@ -191,6 +195,8 @@ INSTANCES = (
         rank=2,
         random=("a", "core", "p"),
         alive=("a", "b", "core", "p"),
+    ),
+    Instance(
         "bottleneck",
         lambda: lrk.bottleneck(
             2, activation=jax.nn.gelu, scale=2.0, select=KERNELS, axes=STACKED

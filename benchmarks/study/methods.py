@@ -1,7 +1,7 @@
 """The methods of the studies: transforms, what they train, and the masks compared."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -20,7 +20,7 @@ class Method(NamedTuple):
 
     Attributes:
         title: What tables call it.
-        kind: Which transform it trains: `lora`, `full` or `dora`.
+        kind: Which transform it trains: a key of `MAKERS`.
         trains_a: Whether `A` is trained.
         mask: How its mask on `B` is found, or an empty string for none.
         density: Share of `B` that the mask keeps.
@@ -131,12 +131,33 @@ METHODS = (
 )
 
 
+def _network(cut: Cut, rank: int) -> lrk.Transform:
+    """A network behind each product that writes into the residual stream."""
+    del cut
+    ends = r"^layer/\d+/(attention/output|output)/dense/kernel$"
+    return lrk.bottleneck(
+        rank,
+        activation=jax.nn.gelu,
+        bias=lambda path: path.replace("kernel", "bias"),
+        select=lrk.matching(ends),
+    )
+
+
+def _scaled(make: Any) -> Callable[[Cut, int], lrk.Transform]:
+    return lambda cut, rank: make(rank, alpha=SCALE * rank, select=kernels(cut))
+
+
+MAKERS: dict[str, Callable[[Cut, int], lrk.Transform]] = {
+    "lora": _scaled(lrk.lora),
+    "dora": _scaled(lrk.dora),
+    "full": lambda cut, _: lrk.full(select=kernels(cut)),
+    "bottleneck": _network,
+}
+
+
 def transform(method: Method, cut: Cut, rank: int) -> lrk.Transform:
     """The transform that a method trains."""
-    if method.kind == "full":
-        return lrk.full(select=kernels(cut))
-    make = lrk.dora if method.kind == "dora" else lrk.lora
-    return make(rank, alpha=SCALE * rank, select=kernels(cut))
+    return MAKERS[method.kind](cut, rank)
 
 
 def keep(method: Method, trainable: Any, mask: Mapping[str, Any] | None) -> Any:

@@ -3,6 +3,7 @@
 from lowrank.adapters._bottleneck import bottleneck
 from lowrank.adapters._dora import dora, magnitude
 from lowrank.adapters._full import full
+from lowrank.adapters._gated import gated, learn_scale
 from lowrank.adapters._hydra import hydra
 from lowrank.adapters._lora import lora
 from lowrank.adapters._lori import lori
@@ -19,7 +20,9 @@ __all__ = [
     "bottleneck",
     "dora",
     "full",
+    "gated",
     "hydra",
+    "learn_scale",
     "lora",
     "lori",
     "lori_mask",

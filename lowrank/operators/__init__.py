@@ -4,6 +4,7 @@ from lowrank.operators._bottleneck import Bottleneck
 from lowrank.operators._crossbar import Crossbar
 from lowrank.operators._delta import Delta
 from lowrank.operators._dropout import DropoutLowRank
+from lowrank.operators._gated import Gated
 from lowrank.operators._lowrank import LowRank
 from lowrank.operators._magnitude import Magnitude
 from lowrank.operators._parallel import Parallel
@@ -18,6 +19,7 @@ __all__ = [
     "Crossbar",
     "Delta",
     "DropoutLowRank",
+    "Gated",
     "Gather",
     "LowRank",
     "Magnitude",

@@ -5,6 +5,7 @@ from lowrank.adapters._conv_lora import locon_tucker, loralib_conv
 from lowrank.adapters._dora import dora, magnitude
 from lowrank.adapters._fact import fact_tk, fact_tt
 from lowrank.adapters._full import full
+from lowrank.adapters._gated import gated, learn_scale
 from lowrank.adapters._hydra import hydra
 from lowrank.adapters._ia3 import ia3, rescale_inputs, rescale_outputs
 from lowrank.adapters._initializers import gaussian, orthogonal_a, orthogonal_b
@@ -35,6 +36,9 @@ __all__ = [
     "hydra",
     "ia3",
     "locon_tucker",
+    "gated",
+    "hydra",
+    "learn_scale",
     "lora",
     "loralib_conv",
     "lori",

@@ -5,6 +5,7 @@ from lowrank.operators._crossbar import Crossbar
 from lowrank.operators._delta import Delta
 from lowrank.operators._dropout import DropoutLowRank
 from lowrank.operators._factored import Factored
+from lowrank.operators._gated import Gated
 from lowrank.operators._lowrank import LowRank
 from lowrank.operators._magnitude import Magnitude
 from lowrank.operators._parallel import Parallel
@@ -23,6 +24,7 @@ __all__ = [
     "Delta",
     "DropoutLowRank",
     "Factored",
+    "Gated",
     "Gather",
     "LowRank",
     "Magnitude",

@@ -217,4 +217,18 @@ INSTANCES = (
         random=("embedding", "w_in", "w_out"),
         **(_ROWS | {"alive": ("embedding", "w_in", "b_in", "w_out", "b_out")}),
     ),
+    Instance(
+        "gated",
+        lambda: lrk.gated(lrk.lora(2, select=KERNELS, axes=STACKED), axes=STACKED),
+        has_dense=False,
+        random=("a",),
+        alive=("a", "b", "gate", "gate_bias"),
+        flops=1.2,
+    ),
+    Instance(
+        "learn-scale",
+        lambda: lrk.learn_scale(lrk.lora(2, scale=0.7)),
+        rank=2,
+        **(_LORA | {"alive": ("a", "b", "scale")}),
+    ),
 )

@@ -6,6 +6,7 @@ from lowrank.adapters._hydra import hydra
 from lowrank.adapters._ia3 import ia3, rescale_inputs, rescale_outputs
 from lowrank.adapters._initializers import gaussian, orthogonal_a, orthogonal_b
 from lowrank.adapters._lora import lora
+from lowrank.adapters._lora_xs import lora_xs
 from lowrank.adapters._lori import lori
 from lowrank.adapters._lori_controls import random_mask, score_mask
 from lowrank.adapters._lori_mask import lori_mask
@@ -23,6 +24,7 @@ __all__ = [
     "hydra",
     "ia3",
     "lora",
+    "lora_xs",
     "lori",
     "lori_mask",
     "lori_two_stage",

@@ -114,6 +114,12 @@ INSTANCES = (
         alive=("lambda_d", "lambda_b"),
     ),
     Instance(
+        "lora-xs",
+        lambda: lrk.lora_xs(2, alpha=3.0, select=KERNELS, axes=STACKED),
+        rank=2,
+        alive=("r",),
+    ),
+    Instance(
         "hydra",
         lambda: lrk.hydra(2, 3, alpha=3.0, select=KERNELS, axes=STACKED),
         has_dense=False,

@@ -24,6 +24,7 @@ from lowrank._select import both, either, is_matrix, masked, matching, neither
 from lowrank.adapters import (
     TwoStage,
     dora,
+    eva,
     full,
     hydra,
     ia3,
@@ -65,6 +66,7 @@ __all__ = [
     "count",
     "dora",
     "either",
+    "eva",
     "explain",
     "full",
     "hydra",

@@ -1,6 +1,7 @@
 """Adapters: transforms that add trainable terms to frozen weights."""
 
 from lowrank.adapters._dora import dora, magnitude
+from lowrank.adapters._eva import eva
 from lowrank.adapters._full import full
 from lowrank.adapters._hydra import hydra
 from lowrank.adapters._ia3 import ia3, rescale_inputs, rescale_outputs
@@ -19,6 +20,7 @@ from lowrank.adapters._vera import vera
 __all__ = [
     "TwoStage",
     "dora",
+    "eva",
     "full",
     "gaussian",
     "hydra",

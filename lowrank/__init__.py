@@ -23,6 +23,7 @@ from lowrank._partition import combine, partition
 from lowrank._select import both, either, is_matrix, masked, matching, neither
 from lowrank.adapters import (
     TwoStage,
+    adalora,
     dora,
     eva,
     full,
@@ -57,6 +58,7 @@ __all__ = [
     "Summary",
     "Transform",
     "TwoStage",
+    "adalora",
     "adapters",
     "analysis",
     "base",

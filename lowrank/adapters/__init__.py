@@ -1,5 +1,14 @@
 """Adapters: transforms that add trainable terms to frozen weights."""
 
+from lowrank.adapters._adalora import adalora, adalora_penalty
+from lowrank.adapters._adalora_budget import (
+    Importance,
+    adalora_budget,
+    adalora_freeze,
+    adalora_importance,
+    adalora_mask,
+    adalora_prune,
+)
 from lowrank.adapters._dora import dora, magnitude
 from lowrank.adapters._eva import eva
 from lowrank.adapters._full import full
@@ -18,7 +27,15 @@ from lowrank.adapters._pissa import pissa
 from lowrank.adapters._vera import vera
 
 __all__ = [
+    "Importance",
     "TwoStage",
+    "adalora",
+    "adalora_budget",
+    "adalora_freeze",
+    "adalora_importance",
+    "adalora_mask",
+    "adalora_penalty",
+    "adalora_prune",
     "dora",
     "eva",
     "full",

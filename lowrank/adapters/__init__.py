@@ -4,12 +4,24 @@ from lowrank.adapters._bottleneck import bottleneck
 from lowrank.adapters._conv_lora import locon_tucker, loralib_conv
 from lowrank.adapters._dora import dora, magnitude
 from lowrank.adapters._fact import fact_tk, fact_tt
+from lowrank.adapters._adalora import adalora, adalora_penalty
+from lowrank.adapters._adalora_budget import (
+    Importance,
+    adalora_budget,
+    adalora_freeze,
+    adalora_importance,
+    adalora_mask,
+    adalora_prune,
+)
+from lowrank.adapters._dora import dora, magnitude
+from lowrank.adapters._eva import eva
 from lowrank.adapters._full import full
 from lowrank.adapters._gated import gated, learn_scale
 from lowrank.adapters._hydra import hydra
 from lowrank.adapters._ia3 import ia3, rescale_inputs, rescale_outputs
 from lowrank.adapters._initializers import gaussian, orthogonal_a, orthogonal_b
 from lowrank.adapters._lora import lora
+from lowrank.adapters._lora_xs import lora_xs
 from lowrank.adapters._lori import lori
 from lowrank.adapters._lori_controls import random_mask, score_mask
 from lowrank.adapters._lori_mask import lori_mask
@@ -26,11 +38,21 @@ from lowrank.adapters._trainable_tokens import trainable_tokens
 from lowrank.adapters._vera import vera
 
 __all__ = [
+    "Importance",
     "TwoStage",
     "bottleneck",
     "dora",
     "fact_tk",
     "fact_tt",
+    "adalora",
+    "adalora_budget",
+    "adalora_freeze",
+    "adalora_importance",
+    "adalora_mask",
+    "adalora_penalty",
+    "adalora_prune",
+    "dora",
+    "eva",
     "full",
     "gaussian",
     "hydra",
@@ -41,6 +63,7 @@ __all__ = [
     "learn_scale",
     "lora",
     "loralib_conv",
+    "lora_xs",
     "lori",
     "lori_mask",
     "lori_two_stage",

@@ -149,6 +149,19 @@ INSTANCES = (
         alive=("lambda_d", "lambda_b"),
     ),
     Instance(
+        "lora-xs",
+        lambda: lrk.lora_xs(2, alpha=3.0, select=KERNELS, axes=STACKED),
+        rank=2,
+        alive=("r",),
+    ),
+    Instance(
+        "adalora",
+        lambda: lrk.adalora(2, alpha=3.0, select=KERNELS, axes=STACKED),
+        rank=2,
+        random=("a", "b"),
+        alive=("a", "b", "lambda"),
+    ),
+    Instance(
         "hydra",
         lambda: lrk.hydra(2, 3, alpha=3.0, select=KERNELS, axes=STACKED),
         has_dense=False,

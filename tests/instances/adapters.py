@@ -191,9 +191,9 @@ INSTANCES = (
     ),
     Instance(
         "metatt",
-        lambda: lrk.metatt(2, _groups, heads=4, alpha=3.0, **_SHARING),
+        lambda: lrk.metatt(2, _groups, alpha=3.0, **_SHARING),
         rank=2,
-        alive=("a", "b", "layer", "type", "head"),
+        alive=("a", "b", "layer", "type"),
     ),
     Instance(
         "fact-tt",

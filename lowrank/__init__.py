@@ -35,6 +35,7 @@ from lowrank.adapters import (
     mtl_lora,
     random_mask,
     score_mask,
+    shira,
     trainable_tokens,
 )
 from lowrank.lifting import Explanation, LiftError, explain, lift, trace_axes
@@ -89,6 +90,7 @@ __all__ = [
     "rram",
     "score_mask",
     "select_paths",
+    "shira",
     "split",
     "stack",
     "subspace",

@@ -10,6 +10,7 @@ from lowrank.adapters._lori_controls import random_mask, score_mask
 from lowrank.adapters._lori_mask import lori_mask
 from lowrank.adapters._lori_recipe import TwoStage, lori_two_stage
 from lowrank.adapters._mtl_lora import mtl_lora
+from lowrank.adapters._shira import shira
 from lowrank.adapters._trainable_tokens import trainable_tokens
 
 __all__ = [
@@ -27,5 +28,6 @@ __all__ = [
     "mtl_lora",
     "random_mask",
     "score_mask",
+    "shira",
     "trainable_tokens",
 ]

@@ -120,4 +120,11 @@ INSTANCES = (
         tasks=tuple(functools.partial(_tokens, *own) for own in ([5], [0, 9], [7])),
         alive=("d",),
     ),
+    Instance(
+        "shira",
+        lambda: lrk.shira(0.1, select=KERNELS),
+        random=("index",),
+        alive=("b",),
+        flops=1.05,
+    ),
 )

@@ -1,9 +1,5 @@
 """Adapters: transforms that add trained parts to frozen weights."""
 
-from lowrank.adapters._bottleneck import bottleneck
-from lowrank.adapters._conv_lora import locon_tucker, loralib_conv
-from lowrank.adapters._dora import dora, magnitude
-from lowrank.adapters._fact import fact_tk, fact_tt
 from lowrank.adapters._adalora import adalora, adalora_penalty
 from lowrank.adapters._adalora_budget import (
     Importance,
@@ -13,8 +9,11 @@ from lowrank.adapters._adalora_budget import (
     adalora_mask,
     adalora_prune,
 )
+from lowrank.adapters._bottleneck import bottleneck
+from lowrank.adapters._conv_lora import locon_tucker, loralib_conv
 from lowrank.adapters._dora import dora, magnitude
 from lowrank.adapters._eva import eva
+from lowrank.adapters._fact import fact_tk, fact_tt
 from lowrank.adapters._full import full
 from lowrank.adapters._gated import gated, learn_scale
 from lowrank.adapters._hydra import hydra
@@ -34,16 +33,13 @@ from lowrank.adapters._parallel import parallel
 from lowrank.adapters._pissa import pissa
 from lowrank.adapters._prefix import prefix, prefix_mlp
 from lowrank.adapters._prompt import prompt
+from lowrank.adapters._shira import shira
 from lowrank.adapters._trainable_tokens import trainable_tokens
 from lowrank.adapters._vera import vera
 
 __all__ = [
     "Importance",
     "TwoStage",
-    "bottleneck",
-    "dora",
-    "fact_tk",
-    "fact_tt",
     "adalora",
     "adalora_budget",
     "adalora_freeze",
@@ -51,19 +47,23 @@ __all__ = [
     "adalora_mask",
     "adalora_penalty",
     "adalora_prune",
+    "bottleneck",
+    "dora",
     "dora",
     "eva",
+    "fact_tk",
+    "fact_tt",
     "full",
+    "gated",
     "gaussian",
     "hydra",
-    "ia3",
-    "locon_tucker",
-    "gated",
     "hydra",
+    "ia3",
     "learn_scale",
+    "locon_tucker",
     "lora",
-    "loralib_conv",
     "lora_xs",
+    "loralib_conv",
     "lori",
     "lori_mask",
     "lori_two_stage",
@@ -83,6 +83,7 @@ __all__ = [
     "rescale_inputs",
     "rescale_outputs",
     "score_mask",
+    "shira",
     "trainable_tokens",
     "vera",
 ]

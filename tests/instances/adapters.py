@@ -244,4 +244,11 @@ INSTANCES = (
         rank=2,
         **(_LORA | {"alive": ("a", "b", "scale")}),
     ),
+    Instance(
+        "shira",
+        lambda: lrk.shira(0.1, select=KERNELS),
+        random=("index",),
+        alive=("b",),
+        flops=1.05,
+    ),
 )

@@ -92,7 +92,7 @@ __all__ = [
     "unstack",
 ]
 
-_LAZY = ("models",)  # they import Flax, which the core does without
+_LAZY = ("interop", "models")  # they import what the core does without
 
 
 def __getattr__(name: str) -> Any:

@@ -149,6 +149,7 @@ __all__ = [
 
 _LAZY = ("models", "training")  # they import Flax, which the core does without
 _LAZY = ("models", "training")  # they import what the core does without
+_LAZY = ("interop", "models")  # they import what the core does without
 
 
 def __getattr__(name: str) -> Any:

@@ -11,7 +11,7 @@ from lowrank._base import Array, Operator
 from lowrank.linalg import labelled_product
 from lowrank.operators import _dispatch as ask
 from lowrank.operators._inside import Dims, Inside, Spots, beside
-from lowrank.operators._magnitude import aligned
+from lowrank.operators._rescaled import aligned
 
 _OWN = ("gate", "gate_bias")
 

@@ -20,6 +20,7 @@ from lowrank._combine import chain, count, identity, select_paths
 from lowrank._many import in_axes, map_tasks, stack, unstack
 from lowrank._partition import combine, partition
 from lowrank._ranks import pad_ranks
+from lowrank._route import Bank, bank, route
 from lowrank._select import both, either, is_matrix, masked, matching, neither
 from lowrank.adapters import (
     TwoStage,
@@ -40,6 +41,7 @@ from lowrank.operators import Delta, LowRank
 
 __all__ = [
     "Axes",
+    "Bank",
     "Delta",
     "Explanation",
     "LiftError",
@@ -51,6 +53,7 @@ __all__ = [
     "TwoStage",
     "adapters",
     "analysis",
+    "bank",
     "base",
     "both",
     "chain",
@@ -83,6 +86,7 @@ __all__ = [
     "pad_ranks",
     "partition",
     "random_mask",
+    "route",
     "rram",
     "score_mask",
     "select_paths",

@@ -38,6 +38,7 @@ LAYERS = (
         "_ranks",
     ),
     ("operators",),
+    ("_parts", "_route"),
     ("lifting",),
 )
 FAMILIES = ("adapters", "merging", "rram", "subspace", "analysis")

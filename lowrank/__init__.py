@@ -22,6 +22,7 @@ from lowrank._kinds import is_bias, is_norm
 from lowrank._many import in_axes, map_tasks, stack, unstack
 from lowrank._partition import combine, partition
 from lowrank._ranks import pad_ranks
+from lowrank._route import Bank, bank, route
 from lowrank._select import both, either, is_matrix, masked, matching, neither
 from lowrank.adapters import (
     TwoStage,
@@ -66,6 +67,7 @@ from lowrank.operators import Delta, LowRank
 
 __all__ = [
     "Axes",
+    "Bank",
     "Delta",
     "Explanation",
     "LiftError",
@@ -78,6 +80,7 @@ __all__ = [
     "adalora",
     "adapters",
     "analysis",
+    "bank",
     "base",
     "both",
     "bottleneck",
@@ -133,6 +136,7 @@ __all__ = [
     "random_mask",
     "rescale_inputs",
     "rescale_outputs",
+    "route",
     "rram",
     "score_mask",
     "select_paths",

@@ -40,6 +40,7 @@ LAYERS = (
         "_shared",
     ),
     ("operators",),
+    ("_parts", "_route"),
     ("lifting",),
 )
 FAMILIES = ("adapters", "merging", "rram", "subspace", "analysis", "quantization")

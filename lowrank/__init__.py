@@ -10,6 +10,7 @@ from lowrank import (
     linalg,
     merging,
     operators,
+    quantization,
     rram,
     subspace,
 )
@@ -17,17 +18,29 @@ from lowrank._adapted import Summary, base, materialize, split, summary
 from lowrank._axes import Axes
 from lowrank._base import Operator, State, Transform
 from lowrank._combine import chain, count, identity, select_paths
+from lowrank._kinds import is_bias, is_norm
 from lowrank._many import in_axes, map_tasks, stack, unstack
 from lowrank._partition import combine, partition
+from lowrank._ranks import pad_ranks
+from lowrank._route import Bank, bank, route
 from lowrank._select import both, either, is_matrix, masked, matching, neither
 from lowrank.adapters import (
     TwoStage,
+    adalora,
+    bottleneck,
     dora,
+    eva,
     fact_tk,
     fact_tt,
     full,
+    gated,
     hydra,
+    ia3,
+    learn_scale,
+    locon_tucker,
     lora,
+    lora_xs,
+    loralib_conv,
     loretta,
     lori,
     lori_mask,
@@ -36,14 +49,26 @@ from lowrank.adapters import (
     magnitude,
     metatt,
     mtl_lora,
+    olora,
+    parallel,
+    pissa,
+    prefix,
+    prefix_mlp,
+    prompt,
     random_mask,
+    rescale_inputs,
+    rescale_outputs,
     score_mask,
+    shira,
+    trainable_tokens,
+    vera,
 )
 from lowrank.lifting import Explanation, LiftError, explain, lift, trace_axes
 from lowrank.operators import Delta, LowRank
 
 __all__ = [
     "Axes",
+    "Bank",
     "Delta",
     "Explanation",
     "LiftError",
@@ -53,27 +78,39 @@ __all__ = [
     "Summary",
     "Transform",
     "TwoStage",
+    "adalora",
     "adapters",
     "analysis",
+    "bank",
     "base",
     "both",
+    "bottleneck",
     "chain",
     "combine",
     "count",
     "dora",
     "either",
+    "eva",
     "explain",
     "fact_tk",
     "fact_tt",
     "full",
+    "gated",
     "hydra",
+    "ia3",
     "identity",
     "in_axes",
+    "is_bias",
     "is_matrix",
+    "is_norm",
+    "learn_scale",
     "lift",
     "lifting",
     "linalg",
+    "locon_tucker",
     "lora",
+    "lora_xs",
+    "loralib_conv",
     "loretta",
     "lori",
     "lori_mask",
@@ -88,21 +125,37 @@ __all__ = [
     "metatt",
     "mtl_lora",
     "neither",
+    "olora",
     "operators",
+    "pad_ranks",
+    "parallel",
     "partition",
+    "pissa",
+    "prefix",
+    "prefix_mlp",
+    "prompt",
+    "quantization",
     "random_mask",
+    "rescale_inputs",
+    "rescale_outputs",
+    "route",
     "rram",
     "score_mask",
     "select_paths",
+    "shira",
     "split",
     "stack",
     "subspace",
     "summary",
     "trace_axes",
+    "trainable_tokens",
     "unstack",
+    "vera",
 ]
 
-_LAZY = ("models",)  # they import Flax, which the core does without
+_LAZY = ("models", "training")  # they import Flax, which the core does without
+_LAZY = ("models", "training")  # they import what the core does without
+_LAZY = ("interop", "models")  # they import what the core does without
 
 
 def __getattr__(name: str) -> Any:

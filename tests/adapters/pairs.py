@@ -50,17 +50,19 @@ def plain_rows() -> list[Instance]:
 @functools.cache
 @untyped()
 def methods() -> dict[str, Instance]:
-    """By name, the row of each method that touches most leaves, without compositions.
+    """By name, the row of each method that touches most leaves.
 
-    A further row enters by its own name if it gives an operator that no other does.
+    A composed row, or a further one of a method, enters by its own name if it has a
+    part, or gives an operator, that no other row has.
     """
     rows: dict[str, list[Instance]] = defaultdict(list)
     for row in plain_rows():
         rows[method_of(row.name)].append(row)
     chosen = {name: max(own, key=touched) for name, own in rows.items()}
-    seen = set().union(*(operators(alone(row)) for row in chosen.values()))
+    seen = set(chosen).union(*(operators(alone(row)) for row in chosen.values()))
     for row in INSTANCES:
-        if new := operators(alone(row)) - seen:
+        parts = {method_of(part) for part in row.name.split("+")} - {"identity"}
+        if new := (parts | operators(alone(row))) - seen:
             chosen[row.name] = row
             seen |= new
     return chosen
@@ -83,6 +85,17 @@ def adapted(tx: lrk.Transform, params: Any) -> Any:
     return jax.eval_shape(
         lambda key, params: tx.apply(params, tx.init(key, params), key=key), KEY, params
     )
+
+
+@functools.cache
+def classes() -> tuple[str, ...]:
+    """The names of all classes of operators."""
+    found, todo = [], [lrk.Operator]
+    while todo:
+        below = todo.pop().__subclasses__()
+        found += [cls.__name__ for cls in below]
+        todo += below
+    return tuple(sorted(set(found)))
 
 
 def nesting(leaf: Any) -> str:
@@ -141,32 +154,33 @@ class Outcome:
 def outcomes() -> dict[tuple[str, str], Outcome]:
     """Of every ordered pair.
 
-    The second member sees operators and shapes alone. So firsts that leave operators
-    of one kind, at leaves of as many axes, are one case; and the model is lifted once
-    for each structure.
+    The second member sees operators and shapes alone. So firsts that leave the same
+    paths, and operators of one kind at leaves of as many axes, are one case; and the
+    model is lifted where a leaf has an operator that it has not met there yet.
     """
     seen: dict[Any, Outcome] = {}
-    lifted: dict[Any, str | None] = {}
+    met: set[tuple[str, str]] = set()
     found = {}
     for first, second in itertools.product(methods(), repeat=2):
         given = alone(methods()[first])
         left = {(leaf.ndim, nesting(leaf)) for leaf in leaves(given).values()}
-        case = (frozenset(left), second)
+        case = (tuple(leaves(given)), frozenset(left), second)
         if case not in seen:
-            seen[case] = _outcome(given, methods()[second], lifted)
+            seen[case] = _outcome(given, methods()[second], met)
         found[first, second] = seen[case]
     return found
 
 
-def _outcome(given: Any, second: Instance, lifted: dict[Any, str | None]) -> Outcome:
+def _outcome(given: Any, second: Instance, met: set[tuple[str, str]]) -> Outcome:
     new, reason = refusal(lambda: adapted(second.build(), given))
     if reason:
         return Outcome(reason=reason)
-    structure = jax.tree.structure(new)
-    if structure not in lifted:
-        lifted[structure] = refusal(lambda: outputs(new))[1]
-    if lifted[structure]:
-        return Outcome(reason=lifted[structure])
+    places = {(path, nesting(leaf)) for path, leaf in leaves(new).items()}
+    if places - met:
+        reason = refusal(lambda: outputs(new))[1]
+        if reason:
+            return Outcome(reason=reason)
+        met |= places
     own = [x for x in leaves(new).values() if isinstance(x, lrk.Operator)]
     deepest = nesting(leaves(new)[deepest_matrix(new)])
     return Outcome(deepest, all(x.has_dense for x in own))
@@ -189,7 +203,9 @@ def refusal(run: Callable[[], Any]) -> tuple[Any, str | None]:
 
 
 def shortened(message: str) -> str:
-    """A message that names one leaf where it named all of one kind."""
+    """A message with one leaf of each kind, and no line or class of operator."""
+    message = re.sub(r" \(\w+\.py:\d+\)", "", message)
+    message = re.sub(rf"\b({'|'.join(classes())})\b", "Operator", message)
     place = r"'[\w/]+'(?: of shape \([\d, ]+\))?"
     tail = r"(?:: [^;.,']+| \(\w+\))?"
     return re.sub(rf"({place}{tail})(?:[;,] {place}{tail})+", r"\1, ...", message)

@@ -40,18 +40,18 @@ def draw_factor(
     return drawn.reshape(*stack, fan_in, fan_out)
 
 
-def check_rank(who: str, rank: Any) -> int:
-    """A rank as an int; what is no positive integer is refused.
+def check_rank(who: str, rank: Any, name: str = "rank") -> int:
+    """A rank or another size as an int; what is no positive integer is refused.
 
     Raises:
         TypeError: If the rank is not an int.
         ValueError: If it is below 1.
     """
     if isinstance(rank, bool) or not hasattr(rank, "__index__"):
-        raise TypeError(f"{who}: rank must be an int, got {rank!r}.")
+        raise TypeError(f"{who}: {name} must be an int, got {rank!r}.")
     rank = operator.index(rank)
     if rank < 1:
-        raise ValueError(f"{who}: rank must be at least 1, got {rank}.")
+        raise ValueError(f"{who}: {name} must be at least 1, got {rank}.")
     return rank
 
 

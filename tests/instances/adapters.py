@@ -246,9 +246,30 @@ INSTANCES = (
     ),
     Instance(
         "shira",
-        lambda: lrk.shira(0.1, select=KERNELS),
+        lambda: lrk.shira(0.1),
         random=("index",),
         alive=("b",),
         flops=1.05,
+    ),
+    Instance(
+        "loha|lokr",
+        lambda: lrk.chain(
+            lrk.loha(2, select=lrk.matching("^half/kernel")),
+            lrk.lokr(2, select=lrk.matching("^layers/kernel"), axes=STACKED),
+        ),
+        random=("a1", "b1", "b2", "a", "b"),
+        alive=("a1", "b1", "a2", "b2", "a", "b", "c"),
+        flops=1.0,  # the base alone is 0.9 of so few kernels
+    ),
+    Instance(
+        "hira|randlora|fourierft",
+        lambda: lrk.chain(
+            lrk.hira(2, select=lrk.matching("^half/kernel")),
+            lrk.randlora(8, select=lrk.matching("^second/kernel"), store_bases=False),
+            lrk.fourierft(9, select=lrk.matching("^layers/kernel"), axes=STACKED),
+        ),
+        random=("a", "seed", "index"),
+        alive=("a", "b", "lambda", "gamma", "c"),
+        flops=3.0,  # so narrow that draws and the transform cost more than products
     ),
 )

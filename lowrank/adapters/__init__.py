@@ -14,19 +14,18 @@ from lowrank.adapters._conv_lora import locon_tucker, loralib_conv
 from lowrank.adapters._dora import dora, magnitude
 from lowrank.adapters._eva import eva
 from lowrank.adapters._fact import fact_tk, fact_tt
+from lowrank.adapters._fourierft import fourierft
 from lowrank.adapters._full import full
 from lowrank.adapters._gated import gated, learn_scale
+from lowrank.adapters._hira import hira
 from lowrank.adapters._hydra import hydra
 from lowrank.adapters._ia3 import ia3, rescale_inputs, rescale_outputs
 from lowrank.adapters._initializers import gaussian, orthogonal_a, orthogonal_b
-from lowrank.adapters._fourierft import fourierft
-from lowrank.adapters._full import full
-from lowrank.adapters._hira import hira
-from lowrank.adapters._hydra import hydra
 from lowrank.adapters._loha import loha
 from lowrank.adapters._lokr import lokr
 from lowrank.adapters._lora import lora
 from lowrank.adapters._lora_xs import lora_xs
+from lowrank.adapters._loretta import loretta
 from lowrank.adapters._lori import lori
 from lowrank.adapters._lori_controls import random_mask, score_mask
 from lowrank.adapters._lori_mask import lori_mask
@@ -59,11 +58,11 @@ __all__ = [
     "eva",
     "fact_tk",
     "fact_tt",
+    "fourierft",
+    "full",
     "full",
     "gated",
     "gaussian",
-    "fourierft",
-    "full",
     "hira",
     "hydra",
     "ia3",
@@ -74,6 +73,7 @@ __all__ = [
     "lora",
     "lora_xs",
     "loralib_conv",
+    "loretta",
     "lori",
     "lori_mask",
     "lori_two_stage",

@@ -31,13 +31,19 @@ def _tokens(*index: int) -> lrk.Transform:
 
 
 def _groups(path: str) -> tuple[str | None, str]:
-    """Two kernels of one layer, and a stack of layers of the type of one of them."""
-    name = path.split("/")[0]
-    return (None if name == "layers" else "bottom"), "up" if name == "second" else "on"
+    """A layer by name, and a stack of layers of another type."""
+    return ("bottom", "up") if path.startswith("first") else (None, "on")
 
 
-_SHARING: dict[str, Any] = {
-    "select": lrk.matching("^(first|second|layers)/kernel"),  # a draw is of all
+def _fact() -> lrk.Transform:
+    """Both forms of FacT, each with what its leaves share."""
+    train = lrk.fact_tt(2, scale=2.0, **_FEW)
+    return lrk.chain(train, lrk.fact_tk(2, scale=2.0, select=lrk.matching("^second/k")))
+
+
+# What shares factors draws for all its leaves together: a further one changes shapes.
+_FEW: dict[str, Any] = {
+    "select": lrk.matching("^(first|layers)/kernel"),
     "axes": STACKED,
 }
 
@@ -184,27 +190,20 @@ INSTANCES = (
     ),
     Instance(
         "lorta",
-        lambda: lrk.lorta(2, _groups, heads=4, alpha=3.0, **_SHARING),
+        lambda: lrk.lorta(2, _groups, heads=4, alpha=3.0, **_FEW),
         rank=2,
         random=("a", "layer", "type", "head"),
         alive=("a", "b", "layer", "type", "head"),
     ),
     Instance(
         "metatt",
-        lambda: lrk.metatt(2, _groups, alpha=3.0, **_SHARING),
+        lambda: lrk.metatt(2, _groups, alpha=3.0, **_FEW),
         rank=2,
         alive=("a", "b", "layer", "type"),
     ),
     Instance(
-        "fact-tt",
-        lambda: lrk.fact_tt(2, scale=2.0, **_SHARING),
-        rank=2,
-        random=("a", "core"),
-        alive=("a", "b", "core"),
-    ),
-    Instance(
-        "fact-tk",
-        lambda: lrk.fact_tk(2, scale=2.0, **_SHARING),
+        "fact",
+        _fact,
         rank=2,
         random=("a", "core", "p"),
         alive=("a", "b", "core", "p"),
@@ -271,5 +270,12 @@ INSTANCES = (
         random=("a", "seed", "index"),
         alive=("a", "b", "lambda", "gamma", "c"),
         flops=3.0,  # so narrow that draws and the transform cost more than products
+    ),
+    Instance(
+        "loretta",
+        lambda: lrk.loretta(2, 3, divide=2, alpha=3.0, **_FEW),
+        rank=2,
+        random=("a0", "a1", "a2", "b0", "b1"),
+        alive=("a0", "a1", "a2", "b0", "b1", "b2"),
     ),
 )

@@ -40,6 +40,25 @@ def draw_factor(
     return drawn.reshape(*stack, fan_in, fan_out)
 
 
+def draw_pair(
+    key: Array,
+    path: Path,
+    sizes: Axes,
+    rank: int,
+    init: Initializer,
+    init_b: Initializer,
+) -> dict[str, Array]:
+    """`a` and `b` of a leaf, by its own key; `sizes` are those of its axes."""
+    for_a, for_b = jax.random.split(_tree.leaf_key(key, path))
+    n, m = math.prod(sizes.inputs), math.prod(sizes.outputs)
+    a = draw_factor(init, for_a, sizes.stack, n, rank)
+    b = draw_factor(init_b, for_b, sizes.stack, rank, m)
+    return {
+        "a": a.reshape(*sizes.stack, *sizes.inputs, rank),
+        "b": b.reshape(*sizes.stack, rank, *sizes.outputs),
+    }
+
+
 def check_rank(who: str, rank: Any, name: str = "rank") -> int:
     """A rank or another size as an int; what is no positive integer is refused.
 
@@ -157,17 +176,12 @@ def lora(
         chosen = selected("lora", params, select)
         found = resolve("lora", chosen, axes)
         check_leaves("lora", rank, chosen, found)
-        trainable = {}
-        for path, leaf in chosen.items():
-            sizes = found[path].sizes(leaf.shape)
-            for_a, for_b = jax.random.split(_tree.leaf_key(key, path))
-            n, m = math.prod(sizes.inputs), math.prod(sizes.outputs)
-            a = draw_factor(init, for_a, sizes.stack, n, rank)
-            b = draw_factor(init_b, for_b, sizes.stack, rank, m)
-            trainable[path] = {
-                "a": a.reshape(*sizes.stack, *sizes.inputs, rank),
-                "b": b.reshape(*sizes.stack, rank, *sizes.outputs),
-            }
+        trainable = {
+            path: draw_pair(
+                key, path, found[path].sizes(leaf.shape), rank, init, init_b
+            )
+            for path, leaf in chosen.items()
+        }
         fixed = {p: {"scale": jnp.asarray(number, jnp.float32)} for p in chosen}
         return State(trainable, fixed)
 

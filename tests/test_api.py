@@ -25,22 +25,28 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 # Lowest first: a module may import from its own layer and from those before it.
 # A folder stands for all it holds. Families come after all of these.
 LAYERS = (
-    ("_compat", "_show", "_base", "linalg"),
+    ("_compat", "_show", "_base", "_files", "linalg"),
     (
         "_tree",
         "_select",
+        "_kinds",
         "_axes",
         "_combine",
         "_adapted",
         "_check",
         "_many",
         "_partition",
+        "_ranks",
+        "_shared",
     ),
     ("operators",),
+    ("_parts", "_route"),
     ("lifting",),
 )
-FAMILIES = ("adapters", "merging", "rram", "subspace", "analysis")
-FAMILIES += ("models", "training", "interop")
+FAMILIES = ("adapters", "merging", "rram", "subspace", "analysis", "quantization")
+FAMILIES += ("models", "training")
+# Above the families: what a file holds becomes their transforms, and back.
+GATES = ("interop",)
 CORE_FILES = ("_base.py", "_combine.py", "_select.py", "_tree.py")
 
 # Shared maths for the package itself: no part of the API.
@@ -49,12 +55,13 @@ INTERNAL = ("linalg",)
 # What may be imported besides the standard library, and by whom.
 CORE_PACKAGES = frozenset({"jax", "numpy", "jaxtyping", "lowrank"})
 EXTRA_PACKAGES = {
+    "_files": {"safetensors"},  # imported by models, interop and cli alone
     "analysis": {"matplotlib", "pandas"},  # found by plot() and to_pandas() alone
     "rram": {"scipy"},  # the assignment solver; JAX depends on it
     "models": {"flax", "safetensors", "tokenizers"},
-    "training": {"flax", "optax", "orbax"},
-    "interop": {"flax", "safetensors"},
-    "cli": {"tyro", "rich", "tqdm"},
+    "training": {"flax", "optax", "orbax", "tqdm"},
+    "interop": {"safetensors"},
+    "cli": {"tyro"},
 }
 # Names bound to one JAX version; all but the first may be met in `_compat.py`.
 PRIVATE = ("jax._src", "jaxlib")
@@ -298,13 +305,14 @@ def rank(name: str) -> int | None:
     for index, layer in enumerate(LAYERS):
         if name in layer:
             return index
-    return {True: len(LAYERS), False: None}[name in FAMILIES]
+    families, gates = name in FAMILIES, name in GATES
+    return len(LAYERS) + gates if families or gates else None
 
 
 def test_every_module_has_its_layer():
     parts = {part(module_name(path)) for path in SOURCES} - {"", "cli"}
     unknown = sorted(name for name in parts if rank(name) is None)
-    refuse(unknown, "give each a place in LAYERS or FAMILIES above")
+    refuse(unknown, "give each a place in LAYERS, FAMILIES or GATES above")
 
 
 def test_imports_point_one_way():
@@ -321,7 +329,9 @@ def test_imports_point_one_way():
             upward = (rank(other) or 0) > (rank(own) or 0)
             if sideways or upward or other in ("", "cli"):
                 wrong.append(f"{where(path, node)} {own} imports {name}")
-    refuse(wrong, "base <- tree, select, axes <- operators <- lifting <- families")
+    refuse(
+        wrong, "base <- tree, select, axes <- operators <- lifting <- families <- gates"
+    )
 
 
 def test_packages_imported_are_those_allowed():

@@ -111,7 +111,8 @@ def lora(
     Args:
         rank: Inner size `r`, at least 1 and at most the smaller side of each leaf.
         alpha: The scale is `alpha / rank`; None for a scale of 1. May be traced.
-        scale: The scale itself, in place of `alpha`. May be traced.
+        scale: The scale itself, in place of `alpha`: `alpha / rank**0.5` is rsLoRA. May
+            be traced.
         select: Which leaves to adapt; called once, in `init`, as `select(path, leaf)`.
         axes: Axes by path for leaves that have not exactly two, or whose first is not
             the input: what `trace_axes` returns. It selects nothing: `select` does.

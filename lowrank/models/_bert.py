@@ -9,6 +9,7 @@ from jax.typing import ArrayLike, DTypeLike
 
 from lowrank.models._bert_config import BertConfig
 from lowrank.models._bert_layers import Embeddings, Encoder, Factory, Layer, Pooler
+from lowrank.models._optional import all_seen, count
 
 
 class Bert(nnx.Module):
@@ -21,6 +22,13 @@ class Bert(nnx.Module):
     the public checkpoints with `/` for `.` and `kernel`, `scale`, `embedding` for
     `weight`: `encoder/layer/0/attention/self/query/kernel`,
     `embeddings/word_embeddings/embedding`, ...
+
+    A parameter tree may hold further leaves. `prompt: [p, width]` beside
+    `embeddings/word_embeddings/embedding` stands in front of the words, at positions 0
+    to `p - 1`, with type 0; the words follow at `p`, all see it, and its own states are
+    left out of the result. `prefix: [p, width]` beside `key/kernel`, and as many rows
+    beside `value/kernel`, are keys and values of further positions that all tokens of
+    that layer see; the tokens keep their positions.
 
     Args:
         config: Sizes.
@@ -35,7 +43,8 @@ class Bert(nnx.Module):
     Raises:
         TypeError: At the call, if the token ids are not integers.
         ValueError: At the call, if the ids are not `[batch, length]`, longer than
-            `max_position_embeddings`, or unlike the mask or token types in shape.
+            `max_position_embeddings` together with a prompt, or unlike the mask or
+            token types in shape; or if keys and values have prefixes of two lengths.
 
     Example:
         >>> import jax.numpy as jnp
@@ -90,12 +99,14 @@ class Bert(nnx.Module):
         ids = jnp.asarray(token_ids)
         mask = None if attention_mask is None else jnp.asarray(attention_mask)
         types = None if token_type_ids is None else jnp.asarray(token_type_ids)
-        _check_inputs(ids, mask, types, self.config.max_position_embeddings)
+        rows = count(self.embeddings.word_embeddings.prompt)
+        _check_inputs(ids, mask, types, self.config.max_position_embeddings - rows)
         types = jnp.zeros_like(ids) if types is None else types
         hidden = self.embeddings(ids, types)
+        mask = all_seen(mask, hidden.shape[1])
         for layer in self.encoder.layer:
             hidden = (_run_remat if self.remat else _run)(layer, hidden, mask)
-        return hidden
+        return hidden[:, rows:] if rows else hidden
 
     def pooled(self, hidden: ArrayLike) -> jax.Array:
         """Apply the checkpoint's pooler, `tanh(h_0 W + b)`: `[batch, width]`."""
@@ -169,7 +180,7 @@ def _check_inputs(
         raise ValueError(
             "Bert: wrong token_ids: expected shape (batch, length) with length at "
             f"most {longest}, got {ids.shape}. Batch one text as ids[None]; cut longer "
-            "ones."
+            "ones; a prompt takes positions too."
         )
     wrong = [
         f"'{name}': expected shape {ids.shape}, got {array.shape}"

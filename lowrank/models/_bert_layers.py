@@ -8,6 +8,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from lowrank.models._bert_config import BertConfig
+from lowrank.models._optional import Projection, Words, all_seen
 
 
 class Factory:
@@ -31,9 +32,16 @@ class Factory:
     def dense(self, n: int, m: int) -> nnx.Linear:
         return nnx.Linear(n, m, kernel_init=self.init, **self.kwargs)
 
+    def projection(self, n: int, m: int) -> Projection:
+        return Projection(n, m, kernel_init=self.init, **self.kwargs)
+
     def embed(self, n: int) -> nnx.Embed:
         width = self.config.hidden_size
         return nnx.Embed(n, width, embedding_init=self.init, **self.kwargs)
+
+    def words(self) -> Words:
+        sizes = self.config.vocab_size, self.config.hidden_size
+        return Words(*sizes, embedding_init=self.init, **self.kwargs)
 
     def norm(self) -> nnx.LayerNorm:
         return nnx.LayerNorm(
@@ -46,36 +54,53 @@ class Factory:
 
 
 class Embeddings(nnx.Module):
-    """Sum of word, position and type embeddings, normalised."""
+    """Sum of word, position and type embeddings, normalised.
+
+    A prompt stands in front of the words and takes the first positions and type 0.
+    """
 
     def __init__(self, make: Factory):
-        self.word_embeddings = make.embed(make.config.vocab_size)
+        self.word_embeddings = make.words()
         self.position_embeddings = make.embed(make.config.max_position_embeddings)
         self.token_type_embeddings = make.embed(make.config.type_vocab_size)
         self.LayerNorm = make.norm()
 
     def __call__(self, ids: jax.Array, types: jax.Array) -> jax.Array:
-        positions = self.position_embeddings(jnp.arange(ids.shape[1])[None])
-        words = self.word_embeddings(ids) + self.token_type_embeddings(types)
+        words = self.word_embeddings(ids)
+        length = words.shape[1]
+        if length > ids.shape[1]:
+            types = jnp.pad(types, ((0, 0), (length - ids.shape[1], 0)))
+        positions = self.position_embeddings(jnp.arange(length)[None])
+        words = words + self.token_type_embeddings(types)
         return self.LayerNorm(words + positions)
 
 
 class SelfAttention(nnx.Module):
-    """Multi-head attention before its output projection."""
+    """Multi-head attention before its output projection.
+
+    Prefixes of the keys and values are further positions that every token sees.
+    """
 
     def __init__(self, make: Factory):
         width = make.config.hidden_size
         self.heads = make.config.num_attention_heads
         self.query = make.dense(width, width)
-        self.key = make.dense(width, width)
-        self.value = make.dense(width, width)
+        self.key = make.projection(width, width)
+        self.value = make.projection(width, width)
 
     def __call__(self, hidden: jax.Array, mask: jax.Array | None) -> jax.Array:
         batch, length, width = hidden.shape
-        split = (batch, length, self.heads, width // self.heads)
+        split = (batch, -1, self.heads, width // self.heads)
         q, k, v = (
             dense(hidden).reshape(split) for dense in (self.query, self.key, self.value)
         )
+        if k.shape != v.shape:
+            raise ValueError(
+                f"Bert: the prefix of the keys has {k.shape[1] - length} rows, that of "
+                f"the values {v.shape[1] - length}: expected as many. Give both one "
+                "length."
+            )
+        mask = all_seen(mask, k.shape[1])
         wide = jnp.promote_types(q.dtype, jnp.float32)
         scores = jnp.einsum("bqhd,bkhd->bhqk", q, k, preferred_element_type=wide)
         scores = scores / split[-1] ** 0.5

@@ -1,7 +1,6 @@
 """BERT checkpoints in local directories: `config.json` and safetensors files."""
 
 import dataclasses
-import json
 import os
 import re
 from collections import Counter
@@ -15,16 +14,15 @@ import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 
-from lowrank.models import _safetensors
+from lowrank import _files
+from lowrank._files import FLOATS, Stored
 from lowrank.models._bert import Bert
 from lowrank.models._bert_config import BertConfig
 from lowrank.models._functional import flatten, functional, nest, to_path
-from lowrank.models._safetensors import Stored
 
 CONFIG = "config.json"
 # A buffer 0, 1, 2, ... that older writers store: it is no parameter.
 BUFFERS = ("embeddings.position_ids",)
-FLOATS = ("F64", "F32", "F16", "BF16")
 # What the forward pass here computes; a checkpoint that says otherwise is refused.
 SUPPORTED = {
     "model_type": ("bert",),
@@ -102,9 +100,9 @@ def load_bert(
         file_key(path): shape[::-1] if _is_kernel(path) else shape
         for path, (_, shape) in places.items()
     }
-    stored = _rename(_safetensors.list_tensors("load_bert", folder), skip)
+    stored = _rename(_files.list_tensors("load_bert", folder), skip)
     _check(folder, shapes, stored)
-    tensors = _safetensors.read_tensors(stored)
+    tensors = _files.read_tensors(stored)
     leaves = {}
     for path, (parts, _) in places.items():
         tensor = tensors.pop(file_key(path)).astype(jnp.dtype(param_dtype))
@@ -155,16 +153,13 @@ def save_bert(
     folder = Path(directory)
     folder.mkdir(parents=True, exist_ok=True)
     arrays = {path: np.asarray(leaf) for path, leaf in leaves.items()}
-    _safetensors.write_tensors(
-        folder / _safetensors.WEIGHTS,
+    _files.write_tensors(
+        folder / _files.WEIGHTS,
         {file_key(p): a.T if _is_kernel(p) else a for p, a in arrays.items()},
     )
     config = {key: allowed[0] for key, allowed in SUPPORTED.items()}
     config |= {"architectures": ["BertModel"], **dataclasses.asdict(model.config)}
-    text = json.dumps(config, indent=2, sort_keys=True) + "\n"
-    _safetensors.write_atomically(
-        folder / CONFIG, lambda path: path.write_text(text, "utf-8")
-    )
+    _files.write_json(folder / CONFIG, config)
 
 
 def file_key(path: str) -> str:
@@ -257,7 +252,7 @@ def _check_leaves(own: Mapping[str, Any], leaves: Mapping[str, Any]) -> None:
 
 def _read_config(file: Path) -> BertConfig:
     """Read the sizes, and refuse a config of another kind of model."""
-    raw = _safetensors.read_json("load_bert", file)
+    raw = _files.read_json("load_bert", file)
     names = {field.name: field.type for field in dataclasses.fields(BertConfig)}
     # The widths must be stated; the last two are the same in every BERT.
     optional = ("layer_norm_eps", "initializer_range")

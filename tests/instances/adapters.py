@@ -3,6 +3,8 @@
 import functools
 from typing import Any
 
+import jax
+
 import lowrank as lrk
 from tests.instances.instance import Instance
 from tests.network import BIASES, KERNELS, LAYERS, STACKED, WIDTH, floating, numbers
@@ -24,10 +26,43 @@ def _sparse_lori(task: int) -> lrk.Transform:
     return lrk.lori(2, alpha=3, mask=mask, select=select, axes=STACKED)
 
 
+def _tokens(*index: int) -> lrk.Transform:
+    return lrk.trainable_tokens(index, select=lrk.matching("^(first|half)/kernel"))
+
+
+def _groups(path: str) -> tuple[str | None, str]:
+    """Two kernels of one layer, and a stack of layers of the type of one of them."""
+    name = path.split("/")[0]
+    return (None if name == "layers" else "bottom"), "up" if name == "second" else "on"
+
+
+_SHARING: dict[str, Any] = {
+    "select": lrk.matching("^(first|second|layers)/kernel"),  # a draw is of all
+    "axes": STACKED,
+}
+
+
+def _prefix_and_prompt() -> lrk.Transform:
+    first, second = lrk.matching("first/kernel"), lrk.matching("second/kernel")
+    return lrk.chain(
+        lrk.prefix(3, select=first),
+        lrk.prompt(3, scale=2.0, select=second, name="prefix"),
+    )
+
+
 _LORA: dict[str, Any] = {"random": ("a",), "alive": ("a", "b")}
 _LORI: dict[str, Any] = {"random": ("a",), "alive": ("b",), "rank": 2}
 _FULL: dict[str, Any] = {"alive": ("d",), "flops": 1.05}
 _DORA: dict[str, Any] = {"random": ("a",), "alive": ("a", "b", "m")}
+_NETWORK: dict[str, Any] = {
+    "has_dense": False,
+    "random": ("down",),
+    "alive": ("down", "up", "down_bias", "up_bias"),
+    "flops": 1.2,
+}
+
+# They add leaves, which are no change of a weight, and are read from the start.
+_ROWS: dict[str, Any] = {"adds": True, "identity_at_init": False, "alive": ("rows",)}
 
 INSTANCES = (
     Instance("identity", lrk.identity),
@@ -96,6 +131,37 @@ INSTANCES = (
         alive=("b", "m"),
     ),
     Instance(
+        "pissa",
+        lambda: lrk.pissa(2, alpha=3.0, select=KERNELS, axes=STACKED),
+        rank=4,
+        alive=("a", "b"),
+        flops=1.1,
+    ),
+    Instance(
+        "ia3",
+        lambda: lrk.ia3(outputs=KERNELS, inputs=lrk.is_matrix, axes=STACKED),
+        alive=("l",),
+    ),
+    Instance(
+        "vera",
+        lambda: lrk.vera(3, select=KERNELS, axes=STACKED),
+        rank=3,
+        alive=("lambda_d", "lambda_b"),
+    ),
+    Instance(
+        "lora-xs",
+        lambda: lrk.lora_xs(2, alpha=3.0, select=KERNELS, axes=STACKED),
+        rank=2,
+        alive=("r",),
+    ),
+    Instance(
+        "adalora",
+        lambda: lrk.adalora(2, alpha=3.0, select=KERNELS, axes=STACKED),
+        rank=2,
+        random=("a", "b"),
+        alive=("a", "b", "lambda"),
+    ),
+    Instance(
         "hydra",
         lambda: lrk.hydra(2, 3, alpha=3.0, select=KERNELS, axes=STACKED),
         has_dense=False,
@@ -109,5 +175,80 @@ INSTANCES = (
         rank=2,
         random=("a", "mix"),
         alive=("a", "b", "task", "mix"),
+    ),
+    Instance(
+        "trainable-tokens",
+        lambda: _tokens(5, 2),
+        tasks=tuple(functools.partial(_tokens, *own) for own in ([5], [0, 9], [7])),
+        alive=("d",),
+    ),
+    Instance(
+        "lorta",
+        lambda: lrk.lorta(2, _groups, heads=4, alpha=3.0, **_SHARING),
+        rank=2,
+        random=("a", "layer", "type", "head"),
+        alive=("a", "b", "layer", "type", "head"),
+    ),
+    Instance(
+        "metatt",
+        lambda: lrk.metatt(2, _groups, alpha=3.0, **_SHARING),
+        rank=2,
+        alive=("a", "b", "layer", "type"),
+    ),
+    Instance(
+        "fact-tt",
+        lambda: lrk.fact_tt(2, scale=2.0, **_SHARING),
+        rank=2,
+        random=("a", "core"),
+        alive=("a", "b", "core"),
+    ),
+    Instance(
+        "fact-tk",
+        lambda: lrk.fact_tk(2, scale=2.0, **_SHARING),
+        rank=2,
+        random=("a", "core", "p"),
+        alive=("a", "b", "core", "p"),
+    ),
+    Instance(
+        "bottleneck",
+        lambda: lrk.bottleneck(
+            2, activation=jax.nn.gelu, scale=2.0, select=KERNELS, axes=STACKED
+        ),
+        **_NETWORK,
+    ),
+    Instance(
+        "parallel",
+        lambda: lrk.parallel(
+            2, activation=jax.nn.gelu, scale=4.0, select=KERNELS, axes=STACKED
+        ),
+        **_NETWORK,
+    ),
+    Instance("prefix+prompt", _prefix_and_prompt, random=("rows",), **_ROWS),
+    Instance(
+        "prefix-mlp",
+        lambda: lrk.prefix_mlp(3, 2, 4, select=lrk.matching(r"(first|second)/kernel$")),
+        random=("embedding", "w_in", "w_out"),
+        **(_ROWS | {"alive": ("embedding", "w_in", "b_in", "w_out", "b_out")}),
+    ),
+    Instance(
+        "gated",
+        lambda: lrk.gated(lrk.lora(2, select=KERNELS, axes=STACKED), axes=STACKED),
+        has_dense=False,
+        random=("a",),
+        alive=("a", "b", "gate", "gate_bias"),
+        flops=1.2,
+    ),
+    Instance(
+        "learn-scale",
+        lambda: lrk.learn_scale(lrk.lora(2, scale=0.7)),
+        rank=2,
+        **(_LORA | {"alive": ("a", "b", "scale")}),
+    ),
+    Instance(
+        "shira",
+        lambda: lrk.shira(0.1, select=KERNELS),
+        random=("index",),
+        alive=("b",),
+        flops=1.05,
     ),
 )

@@ -1,0 +1,143 @@
+"""What is written here, loaded by PEFT itself into tiny models; and what it gives."""
+
+import warnings
+
+import jax
+import numpy as np
+import pytest
+
+import lowrank as lrk
+from lowrank.interop import load_peft, parameter_name, save_peft
+from tests.interop.trees import CONV1D, as_tree, flat
+
+pytestmark = pytest.mark.slow
+MODELS = ("bert", "gpt2", "llama")
+
+
+@pytest.fixture(scope="module")
+def peft():
+    """PEFT and torch, where they are installed."""
+    pytest.importorskip("torch", reason="needs torch")
+    pytest.importorskip("transformers", reason="needs transformers")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return pytest.importorskip("peft", reason="needs peft")
+
+
+def build(name):
+    """A tiny model of random weights, the same at every call."""
+    import torch
+    import transformers
+
+    torch.manual_seed(0)
+    tiny = {"vocab_size": 11, "num_hidden_layers": 2, "num_attention_heads": 2}
+    tiny |= {"hidden_size": 8, "intermediate_size": 12, "max_position_embeddings": 6}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        if name == "bert":
+            config = transformers.BertConfig(**tiny, num_labels=3)
+            return transformers.BertForSequenceClassification(config).eval()
+        if name == "llama":
+            config = transformers.LlamaConfig(**tiny, pad_token_id=0)
+            return transformers.LlamaForCausalLM(config).eval()
+        config = transformers.GPT2Config(
+            vocab_size=11,
+            n_positions=6,
+            n_embd=8,
+            n_layer=2,
+            n_head=2,
+            tie_word_embeddings=False,
+            bos_token_id=1,
+            eos_token_id=1,
+        )
+        return transformers.GPT2LMHeadModel(config).eval()
+
+
+def logits(model):
+    import torch
+
+    ids = torch.tensor([[1, 2, 3, 4, 5], [6, 7, 8, 9, 10]])
+    with torch.no_grad():
+        return model(ids).logits.numpy()
+
+
+def base_of(model):
+    return as_tree({k: v.numpy().copy() for k, v in model.state_dict().items()})
+
+
+def with_weights(model, tree):
+    """The model with the dense weights of a tree in place of its own."""
+    import torch
+
+    own = {}
+    for path, leaf in flat(tree).items():
+        name, array = parameter_name(path), np.asarray(leaf)
+        turn = path.endswith("kernel") and path.split("/")[-2] not in CONV1D
+        own[name] = torch.tensor(array.T.copy() if turn else array)
+    model.load_state_dict(own)
+    return model
+
+
+SELECT = {
+    "bert": r"(query|dense|word_embeddings)/(kernel|embedding)$",
+    "gpt2": r"(c_attn|c_proj|wte)/(kernel|embedding)$",
+    "llama": r"([qkv]_proj|embed_tokens)/(kernel|embedding)$",
+}
+
+
+def scattered(shape):
+    """Numbers of no pattern in [-1, 1]."""
+    return np.cos(np.arange(np.prod(shape), dtype=np.float32) ** 2).reshape(shape)
+
+
+def trained(tx, params, seed):
+    """An adapted tree whose state has been moved off its init."""
+    state = jax.jit(tx.init)(jax.random.key(seed), params)
+    moved = jax.tree.map(lambda x: x + 0.2 * scattered(x.shape), state.trainable)
+    return tx.apply(params, state._replace(trainable=moved))
+
+
+def trees(name, params):
+    """Adapters of the kinds that can be written, as adapted trees."""
+    low = lrk.matching(SELECT[name])
+    first = lrk.both(low, lrk.matching("/0/|embed|wte"))
+    last = lrk.both(low, lrk.neither(first))
+    head = lrk.full(select=lrk.matching("^(classifier|lm_head)/"))
+    if name == "llama":
+        yield trained(lrk.chain(lrk.dora(2, alpha=4, select=low), head), params, 1)
+        return
+    bias = lrk.full(select=lrk.matching("LayerNorm/bias|ln_1/bias"))
+    ranks = [lrk.lora(2, alpha=3, select=first), lrk.lora(3, select=last)]
+    yield trained(lrk.chain(*ranks, head, bias), params, 0)
+    if name == "bert":
+        masks = lori_masks(params, first)
+        sparse = trained(lrk.lori(2, mask=masks, select=first), params, 2)
+        yield lrk.merging.concat([sparse, trained(ranks[0], params, 3)])
+
+
+def lori_masks(params, select):
+    tx = lrk.lori(2, select=select)
+    state = jax.eval_shape(tx.init, jax.random.key(0), params)
+    shapes = {p: own["b"].shape for p, own in state.trainable.items()}
+    return {p: (np.indices(s).sum(0) % 2 == 0).astype(int) for p, s in shapes.items()}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_peft_gives_the_logits_of_the_tree_that_was_written(peft, name, tmp_path):
+    params = base_of(build(name))
+    for tree in trees(name, params):
+        save_peft(tmp_path, tree, config={"fan_in_fan_out": name == "gpt2"})
+        with warnings.catch_warnings():
+            # Whatever else it warns of, such as keys it has no use for, is an error.
+            warnings.simplefilter("ignore", FutureWarning)
+            wrapped = peft.PeftModel.from_pretrained(build(name), tmp_path).eval()
+        dense = jax.jit(lrk.materialize)(tree)
+        want = logits(with_weights(build(name), dense))
+        np.testing.assert_allclose(logits(wrapped), want, rtol=1e-4, atol=1e-5)
+        assert np.abs(want - logits(build(name))).max() > 1e-3
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of embeddings that it saves too
+            wrapped.save_pretrained(tmp_path / "back")
+        back = jax.jit(lrk.materialize)(load_peft(tmp_path / "back", params).adapted)
+        for path, leaf in flat(dense).items():
+            np.testing.assert_allclose(flat(back)[path], leaf, 1e-5, 1e-6)

@@ -5,8 +5,14 @@ Needs `pip install lowrank[models]`.
 
 from lowrank.models._bert import Bert, mean_pool
 from lowrank.models._bert_config import BertConfig
+from lowrank.models._chat import load_chat_template, render_chat
 from lowrank.models._functional import functional
 from lowrank.models._generate import Generated, generate
+from lowrank.models._gguf_llama import (
+    gguf_metadata,
+    load_gguf,
+    load_gguf_tokenizer,
+)
 from lowrank.models._gpt2 import GPT2, GPT2Config
 from lowrank.models._lenet import LeNet5
 from lowrank.models._llama import Llama
@@ -45,14 +51,19 @@ __all__ = [
     "encode",
     "functional",
     "generate",
+    "gguf_metadata",
     "load",
     "load_bert",
+    "load_chat_template",
+    "load_gguf",
+    "load_gguf_tokenizer",
     "load_gpt2",
     "load_llama",
     "load_roberta",
     "load_tokenizer",
     "load_vit",
     "mean_pool",
+    "render_chat",
     "save",
     "save_bert",
     "stack_layers",

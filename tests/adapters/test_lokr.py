@@ -32,7 +32,7 @@ def test_agrees_with_peft_and_with_the_equation():
     assert_agrees(tx, state, own, grads)
 
 
-@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("groups", [1, 2, 6])
 def test_a_convolution_runs_on_the_two_matrices(groups):
     params = {"w": jnp.asarray(numbers(1, 3, 3, 4, 6))}
     axes = {"w": lrk.Axes((), (0, 1, 2), (3,))}

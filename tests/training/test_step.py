@@ -11,6 +11,7 @@ from jax.extend import core
 
 import lowrank as lrk
 from lowrank import training
+from lowrank.training._step import cast
 from tests.tolerances import assert_close
 from tests.training.small import (
     PARAMS,
@@ -132,6 +133,16 @@ def test_the_base_product_runs_in_the_dtype_asked_for_and_adapters_keep_theirs()
     assert {str(v.aval.dtype) for eqn in dots for v in eqn.invars} == {"bfloat16"}
     kept = [x.dtype for x in closed.out_avals if x.ndim == 3]
     assert set(map(str, kept)) == {"float32"}
+
+
+def test_a_base_of_another_kind_refuses_another_dtype():
+    class Fixed(lrk.LowRank):
+        def cast(self, _):
+            return NotImplemented
+
+    base = {"w": [Fixed(PARAMS["w"], np.ones((6, 1), "f4"), np.ones((1, 4), "f4"))]}
+    with pytest.raises(ValueError, match=r"cannot cast 'w/0' \(Fixed\)\. Leave dtype"):
+        cast(base, jnp.bfloat16)
 
 
 def test_a_policy_of_recomputing_is_passed_on():

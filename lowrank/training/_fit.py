@@ -258,7 +258,7 @@ class _Journal:
         if found is not None:
             leaves = jax.tree.leaves(found[1])
             tree = jax.tree.unflatten(jax.tree.structure(like), leaves)
-            self.run.resume(found[0], tree["carry"], tree["stopped"])
+            self.run.resume(found[0], tree["carry"], np.array(tree["stopped"]))
         return self.run.done
 
     def report(

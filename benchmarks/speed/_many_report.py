@@ -5,7 +5,7 @@ from typing import Any
 
 from benchmarks.record import Record, Records
 from benchmarks.report import Block, Heading, Table, Text
-from benchmarks.speed._lora_report import Goal
+from benchmarks.speed._goals import Goal, goal_table
 
 TRAINED = (8, 32)
 WAYS = {
@@ -67,17 +67,6 @@ def goals(records: Records) -> list[Goal]:
     ratio = _ratio(record, "latency", "merged")
     found.append(Goal("merged weights over the base, forward", 1.05, ratio, record))
     return found
-
-
-def _goal_table(records: Records) -> Table:
-    found = goals(records)
-    return Table(
-        ["lowrank's ...", "at most", "measured", "verdict"],
-        [[goal.text, goal.limit, goal.value, goal.verdict()] for goal in found],
-        caption="What is to be reached, and whether it is.",
-        align="lrll",
-        sources=[goal.source for goal in found],
-    )
 
 
 def _times_table(
@@ -176,7 +165,10 @@ def blocks(records: Records) -> list[Block]:
     found: list[Block] = [
         Heading("Many adapters"),
         Text(INTRODUCTION),
-        _goal_table(records),
+        goal_table(
+            goals(records),
+            "The better way is `vmap` or the loop of `map`, whichever took less.",
+        ),
     ]
     for number, record in _training(records).items():
         caption = f"One step of {number} adapters over one base."

@@ -162,6 +162,14 @@ def test_a_run_that_was_cut_off_goes_on_as_if_nothing_had_happened(plain):
     assert_close(again.states, plain.states)
 
 
+def test_the_checkpoints_of_the_library_are_such_a_place(plain, tmp_path):
+    with training.Checkpoint(tmp_path / "kept", PARAMS) as checkpoint:
+        fit(batches(2), steps=[2, 1, 2], checkpoint=checkpoint)
+        got = fit(batches(), steps=[4, 1, 2], checkpoint=checkpoint)
+    assert checkpoint.directory.exists()
+    assert_close(got.states, plain.states)
+
+
 def test_steps_in_one_program_are_the_same_steps_whatever_the_shapes(plain):
     mixed = [*batches(2), *batches(1, size=2)]
     got = fit(iter(mixed), fused=3)

@@ -11,6 +11,7 @@ from jax.extend import core
 
 import lowrank as lrk
 from lowrank import training
+from lowrank.training._step import cast
 from tests.tolerances import assert_close
 from tests.training.small import (
     PARAMS,
@@ -25,6 +26,7 @@ from tests.training.small import (
 from tests.untyped import untyped
 
 HYPER = {"learning_rate": RATES}
+W = lrk.matching("w")
 
 
 def run(step, state, data, steps=10, hyper=None, key=None):
@@ -134,6 +136,16 @@ def test_the_base_product_runs_in_the_dtype_asked_for_and_adapters_keep_theirs()
     assert set(map(str, kept)) == {"float32"}
 
 
+def test_a_base_of_another_kind_refuses_another_dtype():
+    class Fixed(lrk.LowRank):
+        def cast(self, _):
+            return NotImplemented
+
+    base = {"w": [Fixed(PARAMS["w"], np.ones((6, 1), "f4"), np.ones((1, 4), "f4"))]}
+    with pytest.raises(ValueError, match=r"cannot cast 'w/0' \(Fixed\)\. Leave dtype"):
+        cast(base, jnp.bfloat16)
+
+
 def test_a_policy_of_recomputing_is_passed_on():
     policy = jax.checkpoint_policies.nothing_saveable
     step = training.step(loss, TX, optax.sgd(0.1), remat=policy)
@@ -183,6 +195,22 @@ def test_adapters_of_unequal_rank_train_together_as_they_would_alone():
         assert (part["b"][rank:] == 0).all()
         kept = {"a": part["a"][:, :rank], "b": part["b"][:rank]}
         assert_close({"w": kept}, row(want, ...))
+
+
+def test_masks_of_unequal_length_train_together_as_they_would_alone():
+    masks = [np.zeros((2, 4)), np.ones((2, 4))]
+    masks[0][0] = 1
+    made = [lrk.lori(2, alpha=4, mask={"w": mask}, select=W) for mask in masks]
+    own = [jax.jit(tx.init)(jax.random.key(i), PARAMS) for i, tx in enumerate(made)]
+    assert [s.trainable["w"]["b"].shape for s in own] == [(4,), (8,)]
+    stacked, data = lrk.stack(own), batches(2, 2)
+    step = training.step(loss, made[0], decaying(0.1))
+    carry, _ = run(step, stacked, data)
+    trained = lrk.unstack(stacked._replace(trainable=carry.trainable))
+    for i, state in enumerate(own):
+        alone = [(x[i], y[i]) for x, y in data]
+        want, _ = by_hand(state, alone, 0.1, decaying, made[0])
+        assert_close(row(trained[i].trainable, ...), row(want, ...))
 
 
 def test_a_loss_may_meet_the_operators_and_lift_by_itself():

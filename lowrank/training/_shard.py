@@ -17,22 +17,35 @@ Axis = str | tuple[str, ...]
 # The parts of a transformer by the names of the public checkpoints (BERT and ViT;
 # Llama; GPT-2; T5). A column kernel `[in, out]` is split over `out` and feeds a row
 # kernel, which is split over `in`, so only the second product needs a sum over devices.
+_NAME = r"(?<![^/])"  # here a name begins
 _COLUMN = (
-    r"(^|/)(query|key|value|intermediate/dense|[qkv]_proj|gate_proj|up_proj"
+    _NAME + r"(query|key|value|intermediate/dense|[qkv]_proj|gate_proj|up_proj"
     r"|c_attn|c_fc|q|k|v|wi(_\d)?|lm_head|layers/\d*[02468])"
 )
-_ROW = r"(^|/)(output/dense|o_proj|down_proj|c_proj|o|wo|layers/\d*[13579])"
-_TOKENS = r"(^|/)(word_embeddings|embed_tokens|wte|shared)/embedding$"
-_WHOLE = r"(^|/)(bias|scale|embedding)$|(^|/)(pooler/dense|conv\w*|classifier)/kernel$"
+_ROW = _NAME + r"(output/dense|o_proj|down_proj|c_proj|o|wo|layers/\d*[13579])"
+_TOKENS = _NAME + r"(word_embeddings|embed_tokens|wte|shared)/embedding$"
+_CONVOLUTION = _NAME + r"(conv\w*|patch_embeddings/projection)/kernel$"
+_SMALL = _NAME + r"(bias|scale|cls_token|position_embeddings)$"
+# Layers that a scan runs through: no number follows, and the layers are the first axis.
+_SCANNED = _NAME + r"(layers?|block|h)/(?!\d).*"
+
+
+def _also_scanned(rules: dict[str, PartitionSpec]) -> dict[str, PartitionSpec]:
+    """The rules, after the same for leaves with an axis of layers in front."""
+    scanned = {
+        _SCANNED + regex: PartitionSpec(None, *spec) for regex, spec in rules.items()
+    }
+    return scanned | rules
 
 
 def fsdp(axis: Axis) -> dict[str, PartitionSpec]:
     """Rules that split every matrix over one mesh axis, whatever it does.
 
     A kernel `[in, ...]` is split over its inputs and an embedding `[tokens, width]`
-    over its width; biases, scales and convolutions are whole on every device. With a
-    batch that is split over the same axis this is fully sharded data parallelism: each
-    device holds its part of the base and of the batch.
+    over its width; biases, scales and convolutions are whole on every device. Layers
+    that are stacked for a scan (no number in their path) have their axis in front,
+    which is not split. With a batch over the same axis this is fully sharded data
+    parallelism.
 
     Args:
         axis: Name of the mesh axis, or several names.
@@ -49,12 +62,13 @@ def fsdp(axis: Axis) -> dict[str, PartitionSpec]:
     References:
         Rajbhandari et al., ZeRO, 2020, arXiv:1910.02054: section 5.3 (its third stage).
     """
-    return {
-        r"(^|/)conv\w*/kernel$": PartitionSpec(),
+    rules = {
+        _CONVOLUTION: PartitionSpec(),
         r"kernel$": PartitionSpec(axis),
         r"embedding$": PartitionSpec(None, axis),
-        r"(bias|scale)$": PartitionSpec(),
+        _SMALL: PartitionSpec(),
     }
+    return _also_scanned(rules)
 
 
 def tensor_parallel(axis: Axis) -> dict[str, PartitionSpec]:
@@ -64,7 +78,7 @@ def tensor_parallel(axis: Axis) -> dict[str, PartitionSpec]:
     the kernels that follow them over their inputs, the token embedding and the output
     head over the vocabulary; all else is whole on every device. Names are those of the
     reference models, which are those of the public checkpoints of BERT, ViT, Llama,
-    GPT-2 and T5; layers of an `MLP` alternate.
+    GPT-2 and T5, in a list or stacked for a scan; layers of an `MLP` alternate.
 
     Args:
         axis: Name of the mesh axis, or several names.
@@ -85,14 +99,17 @@ def tensor_parallel(axis: Axis) -> dict[str, PartitionSpec]:
     References:
         Shoeybi et al., Megatron-LM, 2019, arXiv:1909.08053: section 3.
     """
-    return {
+    rules = {
         _TOKENS: PartitionSpec(axis, None),
-        r"(^|/)pooler/dense/kernel$": PartitionSpec(),
+        _NAME + r"(pooler/dense|classifier)/kernel$": PartitionSpec(),
+        _CONVOLUTION: PartitionSpec(),
         _COLUMN + r"/kernel$": PartitionSpec(None, axis),
         _COLUMN + r"/bias$": PartitionSpec(axis),
         _ROW + r"/kernel$": PartitionSpec(axis, None),
-        _WHOLE: PartitionSpec(),
+        _NAME + r"embedding$": PartitionSpec(),
+        _SMALL: PartitionSpec(),
     }
+    return _also_scanned(rules)
 
 
 def shard(params: PyTree, mesh: Mesh, *rules: Rules) -> PyTree:

@@ -44,7 +44,8 @@ def touched(row: Instance) -> int:
 
 def plain_rows() -> list[Instance]:
     """The rows of one transform each: no composition, and not the identity."""
-    return [row for row in INSTANCES if "+" not in row.name and row.name != "identity"]
+    single = re.compile(r"(?!identity$)[^+|]+")
+    return [row for row in INSTANCES if single.fullmatch(row.name)]
 
 
 @functools.cache
@@ -61,7 +62,7 @@ def methods() -> dict[str, Instance]:
     chosen = {name: max(own, key=touched) for name, own in rows.items()}
     seen = set(chosen).union(*(operators(alone(row)) for row in chosen.values()))
     for row in INSTANCES:
-        parts = {method_of(part) for part in row.name.split("+")} - {"identity"}
+        parts = set(map(method_of, re.split(r"[+|]", row.name))) - {"identity"}
         if new := (parts | operators(alone(row))) - seen:
             chosen[row.name] = row
             seen |= new
@@ -238,7 +239,8 @@ def table() -> str:
 
     def label(group: list[str], groups: list[list[str]]) -> str:
         most = group is max(groups, key=len) and len(groups) > 1
-        return "all others" if most else ", ".join(f"`{name}`" for name in group)
+        shown = (f"`{name}`".replace("|", "\\|") for name in group)
+        return "all others" if most else ", ".join(shown)
 
     lines = [
         f"{len(names)} transforms, {len(found)} ordered pairs, "

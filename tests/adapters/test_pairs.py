@@ -5,6 +5,7 @@ a sample.
 """
 
 import functools
+import re
 import zlib
 
 import jax
@@ -43,7 +44,7 @@ def chosen():
     found = {pair: o for pair, o in pairs.outcomes().items() if o.dense}
     seen, cases = set(), []
     for pair, outcome in found.items():
-        composed = any("+" in name for name in pair)  # deeper, and no new pair
+        composed = re.search(r"[+|]", "".join(pair))  # deeper, and no new pair
         if outcome.nesting not in seen and not composed:
             seen.add(outcome.nesting)
             cases.append(pair)

@@ -3,7 +3,7 @@
 import functools
 from typing import Any
 
-import jax
+import jax.numpy as jnp
 
 import lowrank as lrk
 from tests.instances.instance import Instance
@@ -48,10 +48,20 @@ _FEW: dict[str, Any] = {
 }
 
 
+def _two_networks() -> lrk.Transform:
+    """A serial adapter for two leaves, a parallel one for the other two."""
+    serial, parallel = lrk.matching("second|layers"), lrk.matching("first/kernel|half")
+    smooth = {"activation": jnp.tanh}
+    return lrk.chain(
+        lrk.bottleneck(2, scale=2.0, select=serial, axes=STACKED, **smooth),
+        lrk.parallel(2, scale=4.0, select=parallel, **smooth),
+    )
+
+
 def _prefix_and_prompt() -> lrk.Transform:
     first, second = lrk.matching("first/kernel"), lrk.matching("second/kernel")
     return lrk.chain(
-        lrk.prefix(3, select=first),
+        lrk.prefix_mlp(3, 2, 4, select=first),
         lrk.prompt(3, scale=2.0, select=second, name="prefix"),
     )
 
@@ -60,15 +70,6 @@ _LORA: dict[str, Any] = {"random": ("a",), "alive": ("a", "b")}
 _LORI: dict[str, Any] = {"random": ("a",), "alive": ("b",), "rank": 2}
 _FULL: dict[str, Any] = {"alive": ("d",), "flops": 1.05}
 _DORA: dict[str, Any] = {"random": ("a",), "alive": ("a", "b", "m")}
-_NETWORK: dict[str, Any] = {
-    "has_dense": False,
-    "random": ("down",),
-    "alive": ("down", "up", "down_bias", "up_bias"),
-    "flops": 1.2,
-}
-
-# They add leaves, which are no change of a weight, and are read from the start.
-_ROWS: dict[str, Any] = {"adds": True, "identity_at_init": False, "alive": ("rows",)}
 
 INSTANCES = (
     Instance("identity", lrk.identity),
@@ -209,52 +210,64 @@ INSTANCES = (
         alive=("a", "b", "core", "p"),
     ),
     Instance(
+        "bottleneck+parallel",
+        _two_networks,
+        has_dense=False,
+        random=("down",),
+        alive=("down", "up", "down_bias", "up_bias"),
+        flops=1.2,
+    ),
+    Instance(
+        "prefix+prompt",  # they add leaves, and are read from the start
+        _prefix_and_prompt,
+        adds=True,
+        identity_at_init=False,
+        random=("rows", "embedding", "w_in", "w_out"),
+        alive=("rows", "embedding", "w_in", "b_in", "w_out", "b_out"),
+    ),
+    Instance(
+        "learn-scale-gated",
+        lambda: lrk.learn_scale(
+            lrk.gated(lrk.lora(2, select=KERNELS, axes=STACKED), axes=STACKED)
+        ),
+        has_dense=False,
+        random=("a",),
+        alive=("a", "b", "scale", "gate", "gate_bias"),
+        flops=1.2,
+    ),
+    Instance(
+        "shira",
+        lambda: lrk.shira(0.1),
+        random=("index",),
+        alive=("b",),
+        flops=1.05,
+    ),
+    Instance(
+        "loha|lokr",
+        lambda: lrk.chain(
+            lrk.loha(2, select=lrk.matching("^half/kernel")),
+            lrk.lokr(2, select=lrk.matching("^layers/kernel"), axes=STACKED),
+        ),
+        random=("a1", "b1", "b2", "a", "b"),
+        alive=("a1", "b1", "a2", "b2", "a", "b", "c"),
+        flops=1.0,  # the base alone is 0.9 of so few kernels
+    ),
+    Instance(
+        "hira|randlora|fourierft",
+        lambda: lrk.chain(
+            lrk.hira(2, select=lrk.matching("^half/kernel")),
+            lrk.randlora(8, select=lrk.matching("^second/kernel"), store_bases=False),
+            lrk.fourierft(9, select=lrk.matching("^layers/kernel"), axes=STACKED),
+        ),
+        random=("a", "seed", "index"),
+        alive=("a", "b", "lambda", "gamma", "c"),
+        flops=3.0,  # so narrow that draws and the transform cost more than products
+    ),
+    Instance(
         "loretta",
         lambda: lrk.loretta(2, 3, divide=2, alpha=3.0, **_FEW),
         rank=2,
         random=("a0", "a1", "a2", "b0", "b1"),
         alive=("a0", "a1", "a2", "b0", "b1", "b2"),
-    ),
-    Instance(
-        "bottleneck",
-        lambda: lrk.bottleneck(
-            2, activation=jax.nn.gelu, scale=2.0, select=KERNELS, axes=STACKED
-        ),
-        **_NETWORK,
-    ),
-    Instance(
-        "parallel",
-        lambda: lrk.parallel(
-            2, activation=jax.nn.gelu, scale=4.0, select=KERNELS, axes=STACKED
-        ),
-        **_NETWORK,
-    ),
-    Instance("prefix+prompt", _prefix_and_prompt, random=("rows",), **_ROWS),
-    Instance(
-        "prefix-mlp",
-        lambda: lrk.prefix_mlp(3, 2, 4, select=lrk.matching(r"(first|second)/kernel$")),
-        random=("embedding", "w_in", "w_out"),
-        **(_ROWS | {"alive": ("embedding", "w_in", "b_in", "w_out", "b_out")}),
-    ),
-    Instance(
-        "gated",
-        lambda: lrk.gated(lrk.lora(2, select=KERNELS, axes=STACKED), axes=STACKED),
-        has_dense=False,
-        random=("a",),
-        alive=("a", "b", "gate", "gate_bias"),
-        flops=1.2,
-    ),
-    Instance(
-        "learn-scale",
-        lambda: lrk.learn_scale(lrk.lora(2, scale=0.7)),
-        rank=2,
-        **(_LORA | {"alive": ("a", "b", "scale")}),
-    ),
-    Instance(
-        "shira",
-        lambda: lrk.shira(0.1, select=KERNELS),
-        random=("index",),
-        alive=("b",),
-        flops=1.05,
     ),
 )

@@ -5,12 +5,14 @@ import hashlib
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import lowrank as lrk
 from lowrank import training
 from tests.network import numbers
 from tests.tolerances import assert_close
+from tests.training import small
 
 BASE = {"w": numbers(1, 4, 3), "b": numbers(2, 3)}
 HASH = "0" * 64
@@ -109,6 +111,25 @@ def test_a_state_comes_back_into_the_shapes_that_init_would_give(tmp_path):
     with training.Checkpoint(tmp_path, other) as checkpoint:
         with pytest.raises(ValueError, match=message):
             checkpoint.restore(state)
+
+
+def test_fit_goes_on_from_it_bit_for_bit(tmp_path):
+    data = small.batches()
+
+    def fit(data, folder):
+        with training.Checkpoint(tmp_path / folder, small.PARAMS) as checkpoint:
+            options = {"optimizer": optax.adam, "method": "map", "save_every": 2}
+            options |= {"hyper": {"learning_rate": small.RATES}, "steps": 4}
+            return training.fit(
+                small.loss, small.TX, small.PARAMS, small.states(), data,
+                checkpoint=checkpoint, **options,
+            )  # fmt: skip
+
+    with pytest.raises(ValueError, match="data ended after 3 of 4 steps"):
+        fit(data[:3], "cut")
+    got, whole = fit(data, "cut"), fit(data, "whole")
+    assert got.metrics["loss"].shape == (1, 3)  # three steps were there
+    jax.tree.map(np.testing.assert_array_equal, got.states, whole.states)
 
 
 def test_leaves_that_do_not_fit_are_all_named(store):

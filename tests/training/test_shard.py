@@ -94,13 +94,35 @@ def test_rule_sets_know_the_names_of_the_encoder():
         ("decoder/block/0/layer/2/DenseReluDense/wo/kernel", ("model", None)),
         ("layers/0/kernel", (None, "model")),
         ("layers/1/kernel", ("model", None)),
-        ("wpe/embedding", (None, None)),
+        ("model/layers/self_attn/k_proj/kernel", (None, None, "model")),
+        ("model/layers/mlp/down_proj/kernel", (None, "model", None)),
+        ("h/attn/c_attn/kernel", (None, None, "model")),
+        ("encoder/layer/0/attention/attention/query/kernel", (None, "model")),
+        ("encoder/layer/0/attention/output/dense/kernel", ("model", None)),
     ],
 )
 def test_rule_sets_know_the_names_of_checkpoints(path, spec):
-    params = {path: abstract(4, 4)}
+    params = {path: abstract(*(4,) * len(spec))}
     assert specs(placed(params, training.tensor_parallel("model")))[path] == spec
-    assert "model" in specs(placed(params, training.fsdp("model")))[path]
+    whole = specs(placed(params, training.fsdp("model")))[path]
+    assert "model" in whole[-2:]
+    assert len(whole) == 2 or whole[0] is None
+
+
+def test_small_leaves_and_convolutions_are_whole():
+    params = {
+        "embeddings": {
+            "cls_token": abstract(1, 1, 4),
+            "position_embeddings": abstract(1, 3, 4),
+            "patch_embeddings": {"projection": {"kernel": abstract(4, 4, 3, 4)}},
+        },
+        "conv1": {"kernel": abstract(5, 5, 1, 6), "bias": abstract(6)},
+        "layernorm_before": {"scale": abstract(4), "bias": abstract(4)},
+        "model": {"layers": {"input_layernorm": {"scale": abstract(3, 4)}}},
+    }
+    for rules in (training.fsdp("model"), training.tensor_parallel("model")):
+        leaves = jax.tree.leaves(placed(params, rules))
+        assert all(x.sharding.is_fully_replicated for x in leaves)
 
 
 def test_what_does_not_fit_is_named_at_once():

@@ -51,8 +51,8 @@ def norms(w: Any, dims: Dims) -> Array:
 
 
 def _formed(array: Array, term: Any) -> Array:
-    """The array with one term added; without an array below, some know no shape."""
-    return term.replace(w=array).dense()
+    """The array with one term added."""
+    return ask.total(array, term.delta())
 
 
 Pair = tuple[Array, tuple[Any, ...], Array, tuple[Any, ...]]

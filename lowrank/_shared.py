@@ -15,8 +15,6 @@ from lowrank._base import Path, State
 
 SHARED = "shared"
 
-Shape = tuple[int | None, ...]
-
 
 def place(*names: Any) -> Path:
     """The path of an entry that leaves share: `shared/in/768`."""
@@ -52,41 +50,3 @@ def divide(state: State) -> tuple[State, State]:
     return State(*(part(half, False) for half in state)), State(
         *(part(half, True) for half in state)
     )
-
-
-def check_shared(
-    who: str,
-    found: Mapping[Path, Any],
-    wanted: Mapping[Path, Mapping[str, Shape]],
-) -> None:
-    """Refuse shared entries that are missing or of other shapes.
-
-    Args:
-        who: Name of the transform, for messages.
-        found: The shared half of a state.
-        wanted: For each path and name the shape; None for a size that may be any.
-
-    Raises:
-        ValueError: If there are any; all are named.
-    """
-    bad = []
-    for path, names in wanted.items():
-        for name, shape in names.items():
-            got = found.get(path, {}).get(name)
-            if got is None:
-                bad.append(f"'{path}' lacks {name!r}")
-            elif len(got.shape) != len(shape) or any(
-                size not in (None, have)
-                for size, have in zip(shape, got.shape, strict=True)
-            ):
-                sizes = ", ".join("any" if s is None else str(s) for s in shape)
-                bad.append(
-                    f"{name!r} at '{path}': expected shape ({sizes}), got "
-                    f"{tuple(got.shape)}"
-                )
-    if bad:
-        raise ValueError(
-            f"{who}: the state does not fit: {'; '.join(bad)}. Pass the State that "
-            "this transform's own init returned for this tree; call apply inside "
-            "jax.vmap or lrk.map_tasks for states that lrk.stack made."
-        )

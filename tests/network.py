@@ -93,3 +93,16 @@ def filled(tx: lrk.Transform, params: Any, seed: int = 9) -> lrk.State:
     new = [jnp.asarray(numbers(seed + i, *x.shape)) for i, x in enumerate(leaves)]
     fixed = jax.jit(lambda params: tx.init(jax.random.key(0), params).fixed)(params)
     return lrk.State(jax.tree.unflatten(treedef, new), fixed)
+
+
+def layer_products(w: Any, x: jax.Array, i: jax.Array) -> tuple[jax.Array, ...]:
+    """Products of `x: [n, k]` with layers of `w: [l, k, a, b]`, reached in four ways.
+
+    A scan over all, one batched product of all, layer 1, and layer `i`.
+    """
+
+    def one(w: Any) -> jax.Array:
+        return jnp.einsum("nk,kab->nab", x, w)
+
+    scanned = lax.scan(lambda c, w: (c, one(w)), 0, w)[1]
+    return scanned, jnp.einsum("nk,lkab->lnab", x, w), one(w[1]), one(w[i])

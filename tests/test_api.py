@@ -58,7 +58,7 @@ EXTRA_PACKAGES = {
     "_files": {"safetensors"},  # imported by models, interop and cli alone
     "analysis": {"matplotlib", "pandas"},  # found by plot() and to_pandas() alone
     "rram": {"scipy"},  # the assignment solver; JAX depends on it
-    "models": {"flax", "safetensors", "tokenizers"},
+    "models": {"flax", "jinja2", "safetensors", "tokenizers"},
     "training": {"flax", "optax", "orbax", "tqdm"},
     "interop": {"safetensors"},
     "cli": {"tyro"},

@@ -31,7 +31,7 @@ def model(params, x):
 
 def trained(tx, seed):
     """A state in which nothing is zero."""
-    state = tx.init(jax.random.key(seed), PARAMS)
+    state = jax.jit(tx.init)(jax.random.key(seed), PARAMS)
     flat, treedef = jax.tree.flatten(state.trainable)
     flat = [jnp.asarray(numbers(10 * seed + i, *x.shape)) for i, x in enumerate(flat)]
     return state._replace(trainable=jax.tree.unflatten(treedef, flat))
@@ -89,11 +89,10 @@ def test_every_example_runs_with_its_own_adapter_and_gradients_come_back(states)
 
 
 def test_untouched_leaves_are_the_same_and_the_base_multiplies_all_examples(states):
-    trees = trees_of(states)
-    tree = lrk.route([trees[0], trees[2]], np.asarray([0, 1, -1, 1, 0, 0, 0]))
+    tree = lrk.route(trees_of(states)[:1], np.asarray([0, -1, 0, 0, 0, 0, 0]))
     assert tree["head"] is PARAMS["head"]
     assert tree["w"].w is PARAMS["w"]
-    assert tree["w"].a.shape == (7, 6, 2)
+    assert tree["w"].a.shape == (7, 6, 1)
     closed = jax.make_jaxpr(mixed)(tree, X)
     shapes = [
         [tuple(v.aval.shape) for v in eqn.invars]
@@ -152,11 +151,9 @@ def mixing(params, x):
     return h - jax.lax.pmean(h, "examples")
 
 
-def test_a_model_that_mixes_examples_is_refused_unless_the_axis_has_its_name(states):
-    trees = trees_of(states)
-    tx = lrk.lora(2, select=lrk.matching("w"))
-    trees = [tx.apply(PARAMS, trained(tx, i)) for i in (1, 2)]
-    tree = lrk.route(trees, np.asarray([0, 1, 0, 1, -1, 0, 0]))
+def test_a_model_that_mixes_examples_is_refused_unless_the_axis_has_its_name():
+    tx = lrk.lora(1, select=lrk.matching("w"))
+    tree = lrk.route([tx.apply(PARAMS, trained(tx, 1))], [0, 0, -1, 0, 0, 0, 0])
     axes = (lrk.in_axes(tree), 0)
     lifted = lrk.lift(mixing)
     with pytest.raises(NameError, match="unbound axis name: examples"):
@@ -186,12 +183,13 @@ def test_ids_that_name_no_adapter_are_refused(states, ids, message):
 def test_adapters_that_cannot_be_routed_are_refused_by_path(states):
     trees = trees_of(states)
     dora = lrk.dora(2, select=lrk.matching("w"))
-    other = dora.apply(PARAMS, dora.init(jax.random.key(0), PARAMS))
+    key = jax.random.key(0)
+    other = dora.apply(PARAMS, jax.jit(dora.init)(key, PARAMS))
     message = r"bank: cannot route 'w' \(Magnitude\).*Route low-rank terms"
     with pytest.raises(ValueError, match=message):
         lrk.bank([other, other])
-    drop, key = lrk.lora(2, dropout=0.5, select=lrk.matching("w")), jax.random.key(0)
-    other = drop.apply(PARAMS, drop.init(key, PARAMS), key=key)
+    drop = lrk.lora(2, dropout=0.5, select=lrk.matching("w"))
+    other = drop.apply(PARAMS, jax.jit(drop.init)(key, PARAMS), key=key)
     with pytest.raises(ValueError, match=r"cannot route 'w' \(DropoutLowRank\)"):
         lrk.route([trees[0], other], [0])
     other = kinds()[0].apply(PARAMS | {"w": PARAMS["w"] + 1}, states[0])

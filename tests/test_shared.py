@@ -33,19 +33,6 @@ def test_refuses_leaves_in_the_way():
         _shared.check_free("me", ["w", "shared/w"])
 
 
-def test_names_all_that_is_missing_or_of_another_shape():
-    found = {"shared/a": {"x": np.ones((2, 3)), "y": np.ones(2)}}
-    wanted = {"shared/a": {"x": (None, 3), "y": (3,), "z": ()}, "shared/b": {"x": ()}}
-    expected = (
-        r"'y' at 'shared/a': expected shape \(3\), got \(2,\); 'shared/a' lacks 'z'; "
-        "'shared/b' lacks 'x'"
-    )
-    with pytest.raises(ValueError, match=expected):
-        _shared.check_shared("me", found, wanted)
-    with pytest.raises(ValueError, match=r"expected shape \(any\), got \(2, 3\)"):
-        _shared.check_shared("me", found, {"shared/a": {"x": (None,)}})
-
-
 def test_shared_entries_count_stack_divide_and_are_no_leaves():
     params = {"q": np.ones((4, 4), "f4"), "v": np.ones((4, 4), "f4")}
     tx = lrk.fact_tt(2)

@@ -14,13 +14,18 @@ from lowrank.adapters._conv_lora import locon_tucker, loralib_conv
 from lowrank.adapters._dora import dora, magnitude
 from lowrank.adapters._eva import eva
 from lowrank.adapters._fact import fact_tk, fact_tt
+from lowrank.adapters._fourierft import fourierft
 from lowrank.adapters._full import full
 from lowrank.adapters._gated import gated, learn_scale
+from lowrank.adapters._hira import hira
 from lowrank.adapters._hydra import hydra
 from lowrank.adapters._ia3 import ia3, rescale_inputs, rescale_outputs
 from lowrank.adapters._initializers import gaussian, orthogonal_a, orthogonal_b
+from lowrank.adapters._loha import loha
+from lowrank.adapters._lokr import lokr
 from lowrank.adapters._lora import lora
 from lowrank.adapters._lora_xs import lora_xs
+from lowrank.adapters._loretta import loretta
 from lowrank.adapters._lori import lori
 from lowrank.adapters._lori_controls import random_mask, score_mask
 from lowrank.adapters._lori_mask import lori_mask
@@ -33,6 +38,7 @@ from lowrank.adapters._parallel import parallel
 from lowrank.adapters._pissa import pissa
 from lowrank.adapters._prefix import prefix, prefix_mlp
 from lowrank.adapters._prompt import prompt
+from lowrank.adapters._randlora import randlora
 from lowrank.adapters._shira import shira
 from lowrank.adapters._trainable_tokens import trainable_tokens
 from lowrank.adapters._vera import vera
@@ -52,16 +58,21 @@ __all__ = [
     "eva",
     "fact_tk",
     "fact_tt",
+    "fourierft",
     "full",
     "gated",
     "gaussian",
+    "hira",
     "hydra",
     "ia3",
     "learn_scale",
     "locon_tucker",
+    "loha",
+    "lokr",
     "lora",
     "lora_xs",
     "loralib_conv",
+    "loretta",
     "lori",
     "lori_mask",
     "lori_two_stage",
@@ -77,6 +88,7 @@ __all__ = [
     "prefix",
     "prefix_mlp",
     "prompt",
+    "randlora",
     "random_mask",
     "rescale_inputs",
     "rescale_outputs",

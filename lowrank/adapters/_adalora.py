@@ -1,6 +1,5 @@
 """AdaLoRA: low-rank terms in the form of an SVD, whose triplets can be pruned."""
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,7 +15,7 @@ from lowrank.adapters._lora import (
     Initializer,
     check_leaves,
     check_rank,
-    draw_factor,
+    draw_pair,
     scale_of,
 )
 from lowrank.operators import LowRank
@@ -103,15 +102,8 @@ def adalora(
         trainable, fixed = {}, {}
         for path, leaf in chosen.items():
             sizes = found[path].sizes(tuple(leaf.shape))
-            for_a, for_b = jax.random.split(_tree.leaf_key(key, path))
-            n, m = math.prod(sizes.inputs), math.prod(sizes.outputs)
-            a = draw_factor(init, for_a, sizes.stack, n, rank)
-            b = draw_factor(init, for_b, sizes.stack, rank, m)
-            trainable[path] = {
-                "a": a.reshape(*sizes.stack, *sizes.inputs, rank),
-                "b": b.reshape(*sizes.stack, rank, *sizes.outputs),
-                "lambda": jnp.zeros((*sizes.stack, rank)),
-            }
+            pair = draw_pair(key, path, sizes, rank, init, init)
+            trainable[path] = {**pair, "lambda": jnp.zeros((*sizes.stack, rank))}
             mask = jnp.ones((*sizes.stack, rank), bool)
             fixed[path] = {"mask": mask, "scale": jnp.asarray(number, jnp.float32)}
         return State(trainable, fixed)

@@ -101,7 +101,7 @@ def loralib_conv(
     def fits(sizes: Axes) -> str:
         if len(sizes.inputs) != 3 or sizes.inputs[0] != sizes.inputs[1]:
             return "needs a square kernel HWIO"
-        return exceeds(rank, sizes.inputs[-1], sizes.outputs[0])
+        return exceeds(rank, sizes._replace(inputs=sizes.inputs[-1:]))
 
     def draw(key: Array, sizes: Axes) -> tuple[Arrays, Arrays]:
         for_a, for_b = jax.random.split(key)
@@ -177,7 +177,7 @@ def locon_tucker(
     def fits(sizes: Axes) -> str:
         if len(sizes.inputs) < 2 or len(sizes.outputs) != 1:
             return "needs places, inputs and one axis of outputs"
-        return exceeds(rank, sizes.inputs[-1], sizes.outputs[0])
+        return exceeds(rank, sizes._replace(inputs=sizes.inputs[-1:]))
 
     def draw(key: Array, sizes: Axes) -> tuple[Arrays, Arrays]:
         for_a, for_core, for_b = jax.random.split(key, 3)

@@ -2,13 +2,24 @@
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
+
+import jax.numpy as jnp
 
 from lowrank import _check, _tree
 from lowrank._axes import Axes, resolve
-from lowrank._base import Array, Path, PyTree, State, Transform, is_floating
+from lowrank._base import (
+    Array,
+    Operator,
+    Path,
+    PyTree,
+    State,
+    Transform,
+    is_floating,
+)
 from lowrank._select import Select, check_select, selected
 from lowrank.adapters._lora import Initializer, draw_factor
+from lowrank.operators import Delta, LowRank
 
 Arrays = dict[str, Array]
 
@@ -23,6 +34,7 @@ class Rules(NamedTuple):
         trainable: Names of the trainable arrays.
         fixed: Names of the fixed ones that every leaf has.
         layout: Axes of a leaf that `axes=` does not name, by its number of axes.
+        dense: Whether the leaf must have a dense form.
     """
 
     fits: Callable[[Axes], str]
@@ -31,6 +43,7 @@ class Rules(NamedTuple):
     trainable: tuple[str, ...]
     fixed: tuple[str, ...]
     layout: Callable[[int], Axes] | None = None
+    dense: bool = False
 
 
 def leafwise(
@@ -64,16 +77,11 @@ def leafwise(
         chosen = selected(who, params, select)
         found = dims_of(chosen)
         sizes = {path: found[path].sizes(tuple(x.shape)) for path, x in chosen.items()}
-        bad = [
-            f"{_tree.describe(path, leaf)}: {reason}"
+        reasons = {
+            path: _reason(leaf, rules.dense) or rules.fits(sizes[path])
             for path, leaf in chosen.items()
-            if (reason := _reason(leaf) or rules.fits(sizes[path]))
-        ]
-        if bad:
-            raise ValueError(
-                f"{who}: cannot adapt {'; '.join(bad)}. Change what the message names, "
-                "or leave these out with select=."
-            )
+        }
+        _refuse(who, chosen, reasons)
         drawn = {
             path: rules.draw(_tree.leaf_key(key, path), sizes[path]) for path in chosen
         }
@@ -88,6 +96,8 @@ def leafwise(
         names = {"trainable": rules.trainable, "fixed": rules.fixed}
         _check.check_state(who, leaves, state, **names)
         chosen = {path: leaves[path] for path in state.trainable}
+        reasons = {path: _reason(leaf, rules.dense) for path, leaf in chosen.items()}
+        _refuse(who, chosen, reasons)
         found = dims_of(chosen)
         new = {
             path: rules.build(
@@ -101,13 +111,35 @@ def leafwise(
     return Transform(init, apply)
 
 
-def _reason(leaf: Any) -> str:
-    return "" if is_floating(leaf) else "not floating"
+def _reason(leaf: Any, dense: bool) -> str:
+    """Why a leaf cannot be adapted, whatever its sizes; or nothing."""
+    if not is_floating(leaf):
+        return "not floating"
+    if dense and isinstance(leaf, Operator) and not leaf.has_dense:
+        return f"{type(leaf).__name__} has no dense form"
+    return ""
 
 
-def exceeds(rank: int, *sides: int) -> str:
-    """Why a rank is too large for some sides, or nothing."""
-    return f"rank {rank} exceeds {min(sides)}" if rank > min(sides) else ""
+def _refuse(who: str, chosen: Mapping[Path, Any], reasons: Mapping[Path, str]) -> None:
+    """Refuse the leaves that there is a reason against.
+
+    Raises:
+        ValueError: If there are any; all are named.
+    """
+    bad = [
+        f"{_tree.describe(p, chosen[p])}: {why}" for p, why in reasons.items() if why
+    ]
+    if bad:
+        raise ValueError(
+            f"{who}: cannot adapt {'; '.join(bad)}. Change what the message names, or "
+            "leave these out with select=."
+        )
+
+
+def exceeds(rank: int, sizes: Axes) -> str:
+    """Why a rank is too large for a matrix of some sizes, or nothing."""
+    small = min(math.prod(sizes.inputs), math.prod(sizes.outputs))
+    return f"rank {rank} exceeds {small}" if rank > small else ""
 
 
 def drawn(
@@ -122,3 +154,27 @@ def drawn(
     return draw_factor(init, key, stack, fan_in, fan_out).reshape(
         *stack, *inputs, *outputs
     )
+
+
+def low_rank(w: Any, a: Array, b: Array, scale: Array, axes: Axes) -> LowRank:
+    """`w + scale * a b`, with factors `[*stack, *in, r]` and `[*stack, r, *out]`."""
+    dims = {"a_dims": axes.a_dims, "b_dims": axes.b_dims}
+    op = LowRank._make(w=w, a=a, b=b, scale=scale, **dims)
+    return cast("LowRank", op)
+
+
+def thin_or_formed(w: Any, a: Array, b: Array, scale: Array, axes: Axes) -> Operator:
+    """The same, in factors if they hold fewer numbers than the weight; else formed.
+
+    Factors that are larger than the weight cost more in every product than forming
+    what they stand for costs once.
+    """
+    op = low_rank(w, a, b, scale, axes)
+    thin = a.size + b.size < math.prod(w.shape)
+    return op if thin else Delta._make(w=w, d=op.delta())
+
+
+def as_leaf(d: Array, axes: Axes) -> Array:
+    """An array `[*stack, *in, *out]` with its axes where the leaf has them."""
+    order = (*axes.stack, *axes.inputs, *axes.outputs)
+    return jnp.transpose(d, [order.index(i) for i in range(d.ndim)])

@@ -12,7 +12,6 @@ from jaxtyping import Array
 from lowrank import _check, _tree
 from lowrank._axes import Axes
 from lowrank._base import Path
-from lowrank._shared import Shape
 from lowrank.adapters._lora import Initializer
 
 # A regular expression with groups `layer` and `type`, or `path -> (layer, type)`.
@@ -185,7 +184,8 @@ def member_rows(
     return layer, kind
 
 
-def mode_shapes(heads: int | None, *shape: int) -> dict[str, Shape]:
+def mode_shapes(heads: int | None, *shape: int) -> dict[str, _check.Shape]:
     """Names and shapes of what `draw_modes` draws; None for a number of members."""
-    shapes: dict[str, Shape] = {mode: (None, *shape) for mode in ("layer", "type")}
+    rows: _check.Shape = (None, *shape)
+    shapes = {"layer": rows, "type": rows}
     return shapes if heads is None else shapes | {"head": (heads, *shape)}

@@ -31,7 +31,7 @@ def parallel(
     is merged into the base.
 
     Args:
-        rank: Inner size `r`, at least 1.
+        rank: Inner size `r`, at least 1; it may exceed the width.
         activation: The function `f` of arrays, elementwise. Functions are compared as
             Python compares them: define it once, or each call compiles anew.
         scale: The scale `s`; None for 1. May be traced. The paper uses 4.

@@ -38,7 +38,7 @@ class Decomposition(NamedTuple):
             `index` tells the rows of the leaf's layer and type.
     """
 
-    shared: Mapping[str, _shared.Shape]
+    shared: Mapping[str, _check.Shape]
     draw_shared: Callable[[Array, Modes], Arrays]
     own: Mapping[str, tuple[int, ...]]
     draw_own: Callable[[Array, tuple[int, ...]], Arrays]
@@ -134,7 +134,7 @@ def _apply(plan: _Plan, params: PyTree, state: State) -> PyTree:
     chosen = {path: leaves[path] for path in own.fixed}
     found = resolve(who, chosen, plan.axes)
     wanted = _outer(plan, chosen, found) | ({MODES: form.shared} if form.shared else {})
-    _shared.check_shared(who, shared.trainable, wanted)
+    _check.check_shapes(who, shared.trainable, wanted)
     new = {}
     for path, w in chosen.items():
         fixed = own.fixed[path]

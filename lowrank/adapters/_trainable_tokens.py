@@ -74,7 +74,8 @@ def trainable_tokens(
         order = sorted(range(len(axes.outputs)), key=lambda i: axes.outputs[i])
         d = jnp.transpose(own["d"], [0, *(1 + i for i in order)])
         (axis,) = axes.inputs
-        return RowDelta._make(w=w, d=d, index=own["index"], axis=axis)
+        static = {"axis": axis, "size_of_axis": w.shape[axis]}
+        return RowDelta._make(w=w, d=d, index=own["index"], **static)
 
     rules = Rules(fits, draw, build, ("d",), ("index",))
     return leafwise("trainable_tokens", rules, select, axes)

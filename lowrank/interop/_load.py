@@ -31,7 +31,7 @@ from lowrank.interop._adapter import (
     refuse,
 )
 from lowrank.interop._layout import axes_of, factors_in, torch_shapes, weight_in
-from lowrank.interop._names import Names, Rename, find_paths
+from lowrank.interop._names import Names, Rename, find_paths, module_path
 
 Wrong = dict[str, list[str]]
 
@@ -245,6 +245,19 @@ def wide(x: Any) -> np.ndarray:
     """On the host, in float32 or wider."""
     x = np.asarray(x)
     return x if x.dtype == np.float64 else x.astype(np.float32)
+
+
+def bare_state(adapter: Adapter) -> State:
+    """The state that `load_peft` gives, by the default paths and without a base."""
+    found, arrays = {}, {}
+    for name in adapter.modules:
+        own = adapter.read(name)
+        path = module_path(name, embedding=own.embedding)
+        shape = (*own.a.shape[2:], own.a.shape[1], own.b.shape[0])
+        axes = axes_of(own, len(shape), None)
+        if axes is not None:  # always: a matrix or a convolution
+            found[path], arrays[path] = own, factors_in(own, axes, shape)
+    return _state(found, arrays, {})
 
 
 def _state(

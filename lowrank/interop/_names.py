@@ -27,6 +27,11 @@ def parameter_name(path: Path) -> str:
     return ".".join([*parents, "weight" if last in _LAST else last])
 
 
+def module_path(name: str, *, embedding: bool) -> Path:
+    """The path that an adapted module's weight has by default."""
+    return "/".join([*name.split("."), "embedding" if embedding else "kernel"])
+
+
 class Names(NamedTuple):
     """Which path each torch parameter of a file has.
 

@@ -1,14 +1,13 @@
 """The BERT encoder, with the parameter names of the public checkpoints."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import ArrayLike, DTypeLike
 
 from lowrank.models._bert_config import BertConfig
-from lowrank.models._bert_layers import Embeddings, Encoder, Factory, Layer, Pooler
+from lowrank.models._bert_layers import Embeddings, Encoder, Factory, Pooler
+from lowrank.models._layers import check_ids, run
 from lowrank.models._optional import all_seen, count
 
 
@@ -100,12 +99,13 @@ class Bert(nnx.Module):
         mask = None if attention_mask is None else jnp.asarray(attention_mask)
         types = None if token_type_ids is None else jnp.asarray(token_type_ids)
         rows = count(self.embeddings.word_embeddings.prompt)
-        _check_inputs(ids, mask, types, self.config.max_position_embeddings - rows)
+        inputs = {"attention_mask": mask, "token_type_ids": types}
+        check_ids(type(self).__name__, ids, self.config.longest, rows, **inputs)
         types = jnp.zeros_like(ids) if types is None else types
         hidden = self.embeddings(ids, types)
         mask = all_seen(mask, hidden.shape[1])
         for layer in self.encoder.layer:
-            hidden = (_run_remat if self.remat else _run)(layer, hidden, mask)
+            hidden = run(layer, hidden, mask, remat=self.remat)
         return hidden[:, rows:] if rows else hidden
 
     def pooled(self, hidden: ArrayLike) -> jax.Array:
@@ -150,44 +150,3 @@ def mean_pool(hidden: ArrayLike, mask: ArrayLike) -> jax.Array:
     total = jnp.sum(jnp.where(keep != 0, hidden.astype(wide), 0), axis=-2)
     count = jnp.maximum(jnp.sum(keep, axis=-2), 1)
     return (total / count).astype(hidden.dtype)
-
-
-def _run(layer: Layer, hidden: jax.Array, mask: jax.Array | None) -> jax.Array:
-    """Run one layer."""
-    return layer(hidden, mask)
-
-
-def _run_remat(layer: Layer, hidden: jax.Array, mask: jax.Array | None) -> jax.Array:
-    """Run one layer that the backward pass runs again."""
-    graphdef, params = nnx.split(layer)
-
-    def run(params: Any, hidden: jax.Array, mask: jax.Array | None) -> jax.Array:
-        return nnx.merge(graphdef, params)(hidden, mask)
-
-    return jax.checkpoint(run)(params, hidden, mask)
-
-
-def _check_inputs(
-    ids: jax.Array, mask: jax.Array | None, types: jax.Array | None, longest: int
-) -> None:
-    """Refuse ids, masks and types of the wrong kind or shape."""
-    if not jnp.issubdtype(ids.dtype, jnp.integer):
-        raise TypeError(
-            f"Bert: wrong token_ids: expected integers, got {ids.dtype}. Pass the ids "
-            "that the tokenizer gives."
-        )
-    if ids.ndim != 2 or ids.shape[1] > longest:
-        raise ValueError(
-            "Bert: wrong token_ids: expected shape (batch, length) with length at "
-            f"most {longest}, got {ids.shape}. Batch one text as ids[None]; cut longer "
-            "ones; a prompt takes positions too."
-        )
-    wrong = [
-        f"'{name}': expected shape {ids.shape}, got {array.shape}"
-        for name, array in (("attention_mask", mask), ("token_type_ids", types))
-        if array is not None and array.shape != ids.shape
-    ]
-    if wrong:
-        raise ValueError(
-            f"Bert: wrong inputs at {'; '.join(wrong)}. Pass one entry per token."
-        )

@@ -17,9 +17,8 @@ def functional(
 
     The tree is a nested dict with string keys: module attribute names, the index
     for a list of modules (`params["encoder"]["layer"]["0"]`), and at the leaves
-    plain arrays. The module itself is never changed. Parameters that a module lists as
-    `optional` (soft prompts, prefixes) are not in the tree, but `apply` takes a tree
-    that holds them.
+    plain arrays. The module itself is never changed. Optional parameters (soft prompts,
+    prefixes) are not in the tree, but `apply` takes a tree that holds them.
 
     Args:
         model: Any nnx module whose only state is `nnx.Param`.
@@ -49,8 +48,9 @@ def functional(
 
     Notes:
         A parameter shared by two modules is one leaf, under its first path. A module
-        of your own takes further leaves if its class has `optional = ("prefix",)` and
-        `prefix = None`: where the tree holds one, the attribute is an `nnx.Param`.
+        of your own takes further leaves if its class has
+        `optional_params = ("prefix",)` and `prefix = None`: where the tree holds one,
+        the attribute is an `nnx.Param`.
 
     References:
         Flax nnx, functional API: `nnx.split` and `nnx.merge`.
@@ -69,7 +69,8 @@ def functional(
         )
     flat = {parts: leaf.get_value() for parts, leaf in nnx.to_flat_state(state)}
     places = {to_path(parts): parts for parts in flat}
-    optional = optional_places(model)
+    further = optional_places(model).items()
+    optional = {path: parts for path, parts in further if path not in places}
     run = type(model).__call__ if method is None else method
 
     def apply(params: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:

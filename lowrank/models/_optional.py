@@ -1,9 +1,9 @@
 """Parameters that a tree may hold besides a model's own: soft prompts and prefixes.
 
-A module lists their names in a class attribute `optional` and has a class attribute
-None of each name. `functional` finds them; its `apply` takes a tree with or without
-them, and fills in those that are there. So a model without them is what it would be if
-there were none: its tree, its checkpoint and its program are the same.
+A module lists their names in a class attribute `optional_params` and has a class
+attribute None of each name. `functional` finds them; its `apply` takes a tree with or
+without them, and fills in those that are there. So a model without them is what it
+would be if there were none: its tree, its checkpoint and its program are the same.
 """
 
 from typing import Any, ClassVar
@@ -18,7 +18,7 @@ def optional_places(model: nnx.Module) -> dict[str, tuple[Any, ...]]:
     return {
         "/".join(map(str, (*parts, name))): (*parts, name)
         for parts, module in nnx.iter_modules(model)
-        for name in getattr(type(module), "optional", ())
+        for name in getattr(type(module), "optional_params", ())
     }
 
 
@@ -55,7 +55,7 @@ def all_seen(mask: jax.Array | None, length: int) -> jax.Array | None:
 class Projection(nnx.Linear):
     """A dense layer; a `prefix: [p, out]` stands in front of its outputs."""
 
-    optional: ClassVar[tuple[str, ...]] = ("prefix",)
+    optional_params: ClassVar[tuple[str, ...]] = ("prefix",)
     prefix = None
 
     def __call__(self, inputs: jax.Array) -> jax.Array:
@@ -65,7 +65,7 @@ class Projection(nnx.Linear):
 class Words(nnx.Embed):
     """A table of embeddings; a `prompt: [p, width]` stands in front of its rows."""
 
-    optional: ClassVar[tuple[str, ...]] = ("prompt",)
+    optional_params: ClassVar[tuple[str, ...]] = ("prompt",)
     prompt = None
 
     def __call__(self, inputs: jax.Array) -> jax.Array:

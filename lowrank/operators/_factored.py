@@ -98,7 +98,7 @@ class Factored(Operator):
         }
 
     def _parts(self) -> list[list[Part]]:
-        return parts_of(self.labels, self.ndim)
+        return parts_of(self.labels)
 
     def _whole(self, d: int) -> bool:
         """Whether an axis of `w` has one part."""
@@ -152,7 +152,8 @@ class Factored(Operator):
         """The array that the factors add, in their own dtype."""
         out = [n for own in self._parts() for n in own]
         first, *rest = self._cast(self.factors[0].dtype)
-        return product(*first, rest, out).reshape(self.shape)
+        full = product(*first, rest, out)
+        return full.reshape(merged(full.shape, self._parts()))
 
     def dense(self) -> Array:
         """`w + scale * (f_1 ... f_k)`, in the dtype of `w`, rounded once."""

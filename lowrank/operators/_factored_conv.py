@@ -12,7 +12,7 @@ from lowrank._base import Array
 from lowrank.linalg import labelled_product
 from lowrank.operators._network import INNER, Pair, Part, cheapest
 
-GROUP = ("group", 0)
+GROUP = "group"
 
 
 def network_conv(
@@ -38,18 +38,19 @@ def network_conv(
 
     Returns:
         The term, in the layout of the result; NotImplemented if spatial axes are split
-        or shared, or the groups do not divide the outputs' slowest part.
+        or shared, or the groups are no whole digits of the output's index.
     """
     out_dim, in_dim, *spatial = spec.dimension_numbers.rhs_spec
-    groups, top = spec.feature_group_count, parts[out_dim][0]
-    if not _chained(pairs, spatial, top, groups) or spec.batch_group_count != 1:
+    cuts = _cuts(parts[out_dim], sizes, spec.feature_group_count)
+    if cuts is None or not _chained(pairs, spatial, cuts) or spec.batch_group_count > 1:
         return NotImplemented
-    lead = [GROUP] if groups > 1 else []
-    if groups > 1:
-        pairs = [_grouped(pair, top, groups) for pair in pairs]
-        sizes = {**sizes, GROUP: groups, top: sizes[top] // groups}
-    names, out = [*lead, *parts[in_dim]], [*lead, *parts[out_dim]]
-    numbers, left = spec.dimension_numbers, list(pairs)
+    left = [_grouped(pair, cuts) for pair in pairs]
+    sizes = sizes | {(GROUP, n[1]): size for n, size in cuts.items()}
+    names = [*((GROUP, n[1]) for n in cuts), *parts[in_dim]]
+    out = [
+        m for n in parts[out_dim] for m in (*([(GROUP, n[1])] if n in cuts else ()), n)
+    ]
+    numbers = spec.dimension_numbers
     n = len(spatial)
     channels_last = (0, n + 1, *range(1, n + 1))
     kernel = (n + 1, n, *range(n))
@@ -68,8 +69,26 @@ def network_conv(
     return jnp.transpose(t, [numbers.out_spec.index(p) for p in range(t.ndim)])
 
 
+def _cuts(
+    parts: Sequence[Part], sizes: dict[Part, int], groups: int
+) -> dict[Part, int] | None:
+    """How many groups each part of the outputs counts, the slowest part first.
+
+    None if a part would count groups that are no divisor of its size.
+    """
+    cuts = {}
+    for n in parts:
+        if groups == 1:
+            break
+        cuts[n] = groups if sizes[n] % groups == 0 else sizes[n]
+        if groups % cuts[n]:
+            return None
+        groups //= cuts[n]
+    return cuts if groups == 1 else None
+
+
 def _chained(
-    pairs: Sequence[Pair], spatial: Sequence[int], top: Part, groups: int
+    pairs: Sequence[Pair], spatial: Sequence[int], cuts: dict[Part, int]
 ) -> bool:
     """Whether the factors act one after another, on places that are whole."""
     held = [n for _, own in pairs for n in own]
@@ -77,20 +96,20 @@ def _chained(
     whole = sorted(n for n in held if n[0] in spatial) == sorted(
         (d, 0) for d in spatial
     )
-    factor, own = next(pair for pair in pairs if top in pair[1])
-    still = not any(n[0] in spatial for n in own)
-    divides = factor.shape[own.index(top)] % groups == 0
-    return once and whole and (groups == 1 or (still and divides))
+    cut = [own for _, own in pairs if any(n in cuts for n in own)]
+    still = not any(n[0] in spatial for own in cut for n in own)
+    return once and whole and still
 
 
-def _grouped(pair: Pair, top: Part, groups: int) -> Pair:
+def _grouped(pair: Pair, cuts: dict[Part, int]) -> Pair:
     """A factor whose output features are cut into groups."""
     factor, own = pair
-    if top not in own:
-        return pair
-    at = own.index(top)
-    shape = (*factor.shape[:at], groups, -1, *factor.shape[at + 1 :])
-    return factor.reshape(shape), (*own[:at], GROUP, *own[at:])
+    for n in cuts:
+        if n in own:
+            at = own.index(n)
+            shape = (*factor.shape[:at], cuts[n], -1, *factor.shape[at + 1 :])
+            factor, own = factor.reshape(shape), (*own[:at], (GROUP, n[1]), *own[at:])
+    return factor, own
 
 
 def _step(

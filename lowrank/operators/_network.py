@@ -13,9 +13,10 @@ Labels = tuple[Part, ...]
 Pair = tuple[Array, Labels]
 
 
-def parts_of(labels: Sequence[Labels], ndim: int) -> list[list[Part]]:
+def parts_of(labels: Sequence[Labels]) -> list[list[Part]]:
     """The parts of each axis of a weight, slowest first."""
     found = {n for own in labels for n in own}
+    ndim = 1 + max((d for d, _ in found), default=INNER)
     return [sorted(n for n in found if n[0] == d) for d in range(ndim)]
 
 

@@ -33,6 +33,9 @@ class RowDelta(Operator):
         index: Which rows; each at most once.
         axis: The axis of `w` that the rows are counted along.
 
+    Attributes:
+        size_of_axis: The number of rows of `w`, so that the change is known without it.
+
     Returns:
         An operator: a pytree node with children `w, d, index`.
 
@@ -47,17 +50,19 @@ class RowDelta(Operator):
     """
 
     fields = ("w", "d", "index")
-    static = ("axis",)
+    static = ("axis", "size_of_axis")
     additive = True
 
     w: Any
     d: Array
     index: Array
     axis: int
+    size_of_axis: int
 
     def __init__(self, w: Any, d: ArrayLike, index: ArrayLike, axis: int = 0) -> None:
         values = {"w": w, "d": jnp.asarray(d), "index": jnp.asarray(index)}
-        for name, value in (values | {"axis": axis}).items():
+        static = {"axis": axis, "size_of_axis": w.shape[axis]}
+        for name, value in (values | static).items():
             object.__setattr__(self, name, value)
         if (reason := self.mismatch()) is not None:
             raise ValueError(f"RowDelta: {reason}.")
@@ -65,12 +70,13 @@ class RowDelta(Operator):
     @property
     def rest(self) -> Dims:
         """The axes of `w` that `d` holds behind that of the rows."""
-        return tuple(n for n in range(self.ndim) if n != self.axis)
+        return tuple(n for n in range(self.d.ndim) if n != self.axis)
 
     def mismatch(self) -> str | None:
         """Why the rows do not fit `w`, or None."""
         shape = self.shape
-        rows = (*self.index.shape, *(shape[n] for n in self.rest))
+        same = len(shape) == self.d.ndim and shape[self.axis] == self.size_of_axis
+        rows = (*self.index.shape, *(shape[n] for n in self.rest)) if same else ()
         if self.index.ndim == 1 and rows == tuple(self.d.shape):
             return self.w.mismatch() if isinstance(self.w, Operator) else None
         return (
@@ -90,7 +96,9 @@ class RowDelta(Operator):
 
     def delta(self) -> Array:
         """The array that is added, of the shape of the weight."""
-        zeros = jnp.zeros(self.shape, self.d.dtype)
+        shape = list(self.d.shape[1:])
+        shape.insert(self.axis, self.size_of_axis)
+        zeros = jnp.zeros(shape, self.d.dtype)
         return self._spread(zeros, jnp.moveaxis(self.d, 0, self.axis), self.axis)
 
     def dense(self) -> Array:
@@ -177,7 +185,9 @@ class RowDelta(Operator):
         cut[1][0], cut[2][0] = self.d.shape[0], 1
         w = ask.slice_(self.w, start, limit, strides)
         index = self._counted_from(start[self.axis])
-        return self._with(w, d=lax.slice(self.d, *cut), index=index)
+        count = limit[self.axis] - start[self.axis]
+        d = lax.slice(self.d, *cut)
+        return self._with(w, d=d, index=index, size_of_axis=count)
 
     def dynamic_slice(self, starts: Any, sizes: Any) -> Any:
         """The same at traced positions."""
@@ -186,7 +196,8 @@ class RowDelta(Operator):
         first = jnp.clip(starts[self.axis], 0, self.shape[self.axis] - sizes[self.axis])
         w = ask.dynamic_slice(self.w, starts, sizes)
         d = lax.dynamic_slice(self.d, at, lengths)
-        return self._with(w, d=d, index=self._counted_from(first))
+        index, count = self._counted_from(first), sizes[self.axis]
+        return self._with(w, d=d, index=index, size_of_axis=count)
 
     def _counted_from(self, first: Any) -> Array:
         """The rows counted from another one; those before it point nowhere."""

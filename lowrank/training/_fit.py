@@ -12,7 +12,7 @@ from lowrank._base import Array, PyTree, State, Transform
 from lowrank.lifting import lift as lift_fn
 from lowrank.training._batches import Batches, Data, batches_from
 from lowrank.training._loss_scale import LossScale
-from lowrank.training._report import Callback, Checkpoint, Report, progress_bar, show
+from lowrank.training._report import Callback, Keeper, Report, progress_bar, show
 from lowrank.training._run import Run, program_of
 from lowrank.training._step import Loss, Optimizer, cast, looped
 
@@ -65,7 +65,7 @@ def fit(
     evaluate: Evaluate | None = None,
     evaluate_every: int | None = None,
     callbacks: Sequence[Callback] = (),
-    checkpoint: Checkpoint | None = None,
+    checkpoint: Keeper | None = None,
     save_every: int | None = None,
     progress: bool | None = None,
 ) -> Fitted:
@@ -112,8 +112,9 @@ def fit(
         evaluate_every: Steps between evaluations, at least 1; None: only at the end.
         callbacks: Called with a `Report` in every report; one that returns bools stops
             these adapters there. `JsonLines` is one.
-        checkpoint: An object with `save(step, tree)` and `restore(like) -> (step, tree)
-            | None`. What it restores is gone on from; as many batches are skipped.
+        checkpoint: A `Checkpoint`, or any object with `save(step, tree)` and
+            `restore(like) -> (step, tree) | None`. What it restores is gone on from; as
+            many batches are skipped.
         save_every: Steps between saves, at least 1; None: only at the end.
         progress: Whether to show a bar of tqdm; None: if standard error is a terminal.
 
@@ -231,7 +232,7 @@ class _Journal:
         limited: bool,
         evaluate: Evaluate | None,
         callbacks: Sequence[Callback],
-        checkpoint: Checkpoint | None,
+        checkpoint: Keeper | None,
     ) -> None:
         self.run, self.limited, self.evaluate = run, limited, evaluate
         self.callbacks, self.checkpoint = callbacks, checkpoint

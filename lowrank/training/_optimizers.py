@@ -132,7 +132,7 @@ def lora_fa(
 
     Example:
         >>> import optax
-        >>> optimizer = optax.chain(lrk.training.lora_fa(), optax.adam(1e-3))
+        >>> optimizer = optax.chain(lrk.training.lora_fa(), optax.sgd(0.1))
         >>> tx = lrk.lora(2)
         >>> state = tx.init(jax.random.key(0), {"w": jnp.ones((4, 3))})
         >>> updates, _ = optimizer.update(

@@ -54,7 +54,7 @@ class Callback(Protocol):
 
 
 @runtime_checkable
-class Checkpoint(Protocol):
+class Keeper(Protocol):
     """Where `fit` keeps what it needs to go on: anything with these two methods."""
 
     def save(self, step: int, tree: Any) -> Any:

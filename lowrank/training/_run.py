@@ -169,7 +169,7 @@ class Run:
         given, carry = self._all
         self._all = (given._replace(limit=jnp.asarray(self.limits)), carry)
 
-    def resume(self, done: int, carry: Carry, stopped: np.ndarray) -> None:
+    def resume(self, done: int, carry: Carry, stopped: Any) -> None:
         """Go on from elsewhere."""
         self.done, self.carry = done, _copied(carry)
         self.stop(np.asarray(stopped), np.asarray(carry.step))

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
+from lowrank import _tree
 from lowrank._base import (
     Array,
     PyTree,
@@ -141,7 +142,8 @@ def step(
     Raises:
         TypeError: If `loss`, `tx` or `optimizer` are of the wrong kind.
         ValueError: If `accumulate < 1`, or `batch_axis` is neither 0 nor None. When
-            called, if numbers of adapters disagree or the loss is no scalar.
+            called, if numbers of adapters disagree, the loss is no scalar, or the base
+            has no other dtype.
 
     Example:
         >>> import optax
@@ -322,12 +324,26 @@ def made(optimizer: Optimizer, hyper: Mapping[str, Array]) -> Any:
 
 
 def cast(tree: PyTree, dtype: Any) -> PyTree:
-    """Floating arrays and operators in another dtype; None changes nothing."""
+    """Floating arrays and operators in another dtype; None changes nothing.
 
-    def one(leaf: Any) -> Any:
-        return ask.cast(leaf, dtype) if is_floating(leaf) else leaf
-
-    return tree if dtype is None else jax.tree.map(one, tree, is_leaf=is_operator)
+    Raises:
+        ValueError: If an operator has no other dtype; all are named.
+    """
+    if dtype is None:
+        return tree
+    flat, treedef = jax.tree_util.tree_flatten_with_path(tree, is_leaf=is_operator)
+    new = [ask.cast(x, dtype) if is_floating(x) else x for _, x in flat]
+    bad = [
+        f"'{_tree.join(keys)}' ({type(x).__name__})"
+        for (keys, x), made in zip(flat, new, strict=True)
+        if ask.declined(made)
+    ]
+    if bad:
+        raise ValueError(
+            f"{_WHO}: cannot cast {', '.join(bad)}. Leave dtype out, and make the base "
+            "of arrays in that dtype."
+        )
+    return jax.tree.unflatten(treedef, new)
 
 
 def adapters(state: State) -> int:

@@ -15,8 +15,9 @@ from typing import Any
 import jax
 
 import lowrank as lrk
+from tests import network
 from tests.instances import INSTANCES, Instance
-from tests.network import arrays, model, tree
+from tests.network import arrays, model
 from tests.untyped import untyped
 
 PAGE = Path(__file__).parents[2] / "docs/methods/composition.md"
@@ -36,6 +37,11 @@ def method_of(name: str) -> str:
     return next((front for front in fronts if front in public), name)
 
 
+def touched(row: Instance) -> int:
+    """How many leaves a transform touches."""
+    return len(lrk.select_paths(row.build(), network.tree()))
+
+
 def plain_rows() -> list[Instance]:
     """The rows of one transform each: no composition, and not the identity."""
     return [row for row in INSTANCES if "+" not in row.name and row.name != "identity"]
@@ -51,10 +57,7 @@ def methods() -> dict[str, Instance]:
     rows: dict[str, list[Instance]] = defaultdict(list)
     for row in plain_rows():
         rows[method_of(row.name)].append(row)
-    chosen = {
-        name: max(own, key=lambda row: len(lrk.select_paths(row.build(), tree())))
-        for name, own in rows.items()
-    }
+    chosen = {name: max(own, key=touched) for name, own in rows.items()}
     seen = set().union(*(operators(alone(row)) for row in chosen.values()))
     for row in INSTANCES:
         if new := operators(alone(row)) - seen:
@@ -66,17 +69,17 @@ def methods() -> dict[str, Instance]:
 @functools.cache
 def alone(row: Instance) -> Any:
     """The tree that a transform gives, without a number in it."""
-    return _adapted(row, shapes())
+    return adapted(row.build(), shapes())
 
 
 @functools.cache
 def shapes() -> Any:
     """The tree of the laws, without a number in it."""
-    return jax.eval_shape(tree)
+    return jax.eval_shape(network.tree)
 
 
-def _adapted(row: Instance, params: Any) -> Any:
-    tx = row.build()
+def adapted(tx: lrk.Transform, params: Any) -> Any:
+    """The tree that a transform gives with the state of its own `init`."""
     return jax.eval_shape(
         lambda key, params: tx.apply(params, tx.init(key, params), key=key), KEY, params
     )
@@ -91,26 +94,26 @@ def nesting(leaf: Any) -> str:
     return f"{type(leaf).__name__}({below})" if below else type(leaf).__name__
 
 
-def kinds(adapted: Any) -> frozenset[str]:
+def kinds(tree: Any) -> frozenset[str]:
     """The nestings of operators in a tree."""
-    return frozenset(filter(None, map(nesting, leaves(adapted).values())))
+    return frozenset(filter(None, map(nesting, leaves(tree).values())))
 
 
-def operators(adapted: Any) -> set[str]:
+def operators(tree: Any) -> set[str]:
     """The names of all operators in a tree, however deep."""
-    return {name for kind in kinds(adapted) for name in re.findall(r"\w+", kind)}
+    return {name for kind in kinds(tree) for name in re.findall(r"\w+", kind)}
 
 
-def deepest_matrix(adapted: Any) -> str:
+def deepest_matrix(tree: Any) -> str:
     """The path of the matrix with the deepest operator."""
-    depth = {p: len(nesting(x)) for p, x in leaves(adapted).items() if x.ndim == 2}
+    depth = {p: len(nesting(x)) for p, x in leaves(tree).items() if x.ndim == 2}
     return max(depth, key=lambda path: depth[path])
 
 
-def leaves(adapted: Any) -> dict[str, Any]:
+def leaves(tree: Any) -> dict[str, Any]:
     """Arrays and operators by path."""
     flat = jax.tree_util.tree_leaves_with_path(
-        adapted, is_leaf=lambda x: isinstance(x, lrk.Operator)
+        tree, is_leaf=lambda x: isinstance(x, lrk.Operator)
     )
     return {"/".join(str(k.key) for k in path): leaf for path, leaf in flat}
 
@@ -156,20 +159,22 @@ def outcomes() -> dict[tuple[str, str], Outcome]:
 
 
 def _outcome(given: Any, second: Instance, lifted: dict[Any, str | None]) -> Outcome:
-    adapted, reason = refusal(lambda: _adapted(second, given))
+    new, reason = refusal(lambda: adapted(second.build(), given))
     if reason:
         return Outcome(reason=reason)
-    structure = jax.tree.structure(adapted)
+    structure = jax.tree.structure(new)
     if structure not in lifted:
-        run = lrk.lift(model)
-        lifted[structure] = refusal(
-            lambda: jax.eval_shape(run, adapted, arrays()["x"])
-        )[1]
+        lifted[structure] = refusal(lambda: outputs(new))[1]
     if lifted[structure]:
         return Outcome(reason=lifted[structure])
-    own = [x for x in leaves(adapted).values() if isinstance(x, lrk.Operator)]
-    deepest = nesting(leaves(adapted)[deepest_matrix(adapted)])
+    own = [x for x in leaves(new).values() if isinstance(x, lrk.Operator)]
+    deepest = nesting(leaves(new)[deepest_matrix(new)])
     return Outcome(deepest, all(x.has_dense for x in own))
+
+
+def outputs(tree: Any) -> Any:
+    """Shapes of what the lifted model gives."""
+    return jax.eval_shape(lrk.lift(model), tree, arrays()["x"])
 
 
 def refusal(run: Callable[[], Any]) -> tuple[Any, str | None]:

@@ -30,12 +30,17 @@ def weights():
     return [(p, i, layer, kind, flat[p]) for p, i, layer, kind in own + stacked]
 
 
+def shapes(tx):
+    """A state without a number in it."""
+    return jax.eval_shape(tx.init, KEY, params())
+
+
 def moved(tx):
-    """A state with every trained number moved."""
-    state = jax.jit(tx.init)(KEY, params())
-    leaves, treedef = jax.tree.flatten(state.trainable)
-    new = [x + numbers(9 + i, *x.shape) for i, x in enumerate(leaves)]
-    return state._replace(trainable=jax.tree.unflatten(treedef, new))
+    """A state whose trained numbers are any; what is fixed is that of `init`."""
+    leaves, treedef = jax.tree.flatten(shapes(tx).trainable)
+    new = [jnp.asarray(numbers(9 + i, *x.shape)) for i, x in enumerate(leaves)]
+    fixed = jax.jit(lambda: tx.init(KEY, params()).fixed)()
+    return lrk.State(jax.tree.unflatten(treedef, new), fixed)
 
 
 def formed(tx, state):

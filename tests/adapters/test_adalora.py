@@ -135,11 +135,12 @@ def test_scores_of_a_stack_are_those_of_its_layers():
     assert_close(np.asarray(found), f32(np.stack(want)))
 
 
-@pytest.mark.parametrize("budget", [0, 1, 5, 6, 9])
-def test_exactly_as_many_have_a_place_also_where_scores_are_equal(budget):
-    zeros = jax.tree.map(np.zeros_like, stored(0))
-    mask = adalora_mask(Importance(zeros, zeros), budget)
-    assert sum(int(x.sum()) for x in mask.values()) == min(budget, 6)
+def test_exactly_as_many_have_a_place_also_where_scores_are_equal():
+    zeros = jax.tree.map(jnp.zeros_like, stored(0))
+    mask = jax.jit(adalora_mask)
+    for budget in (0, 1, 5, 6, 9):
+        found = mask(Importance(zeros, zeros), budget)
+        assert sum(int(np.sum(x)) for x in found.values()) == min(budget, 6)
 
 
 def test_a_pruned_triplet_may_come_back(run):

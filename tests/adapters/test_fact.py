@@ -1,11 +1,10 @@
 """`fact_tt` and `fact_tk`: against the equations, what is shared, messages."""
 
-import jax
 import numpy as np
 import pytest
 
 import lowrank as lrk
-from tests.adapters.tensor_tree import AXES, KEY, formed, moved, params, weights
+from tests.adapters.tensor_tree import AXES, KEY, formed, moved, params, shapes, weights
 from tests.reference import fact as reference
 from tests.tolerances import assert_close
 
@@ -42,7 +41,7 @@ def test_the_tucker_form_follows_the_equations():
 def test_what_each_weight_owns():
     outer = 2 * (4 + 4 + 6)
     for tx, rest in ((lrk.fact_tt, 6 * 4), (lrk.fact_tk, 8 + 6 * 2)):
-        state = jax.eval_shape(tx(2, **COMMON).init, KEY, params())
+        state = shapes(tx(2, **COMMON))
         assert lrk.count(state) == (outer + rest, 0)
         assert lrk.select_paths(tx(2), params()) == ("0/q", "0/up", "1/q", "1/up")
 
@@ -52,7 +51,7 @@ def test_refuses_wrong_hyperparameters_and_states(name):
     make = getattr(lrk, name)
     with pytest.raises(ValueError, match=f"{name}: rank must be at least 1, got 0"):
         make(0)
-    other = jax.eval_shape(lrk.lora(2, **COMMON).init, KEY, params())
+    other = shapes(lrk.lora(2, **COMMON))
     with pytest.raises(ValueError, match=f"{name}: the state does not fit: '0/q' lack"):
         make(2, **COMMON).apply(params(), other)
     tree = params() | {"shared": {"in": np.ones((4, 4), "f4")}}

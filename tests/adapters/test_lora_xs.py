@@ -20,7 +20,7 @@ def f32(array):
 
 def test_weight_and_gradient_follow_the_equations():
     tx = lrk.lora_xs(3, alpha=2)
-    state = tx.init(KEY, PARAMS)
+    state = jax.jit(tx.init)(KEY, PARAMS)
     # What is diagonal does not see the signs of the singular vectors.
     r = jnp.diag(jnp.asarray(numbers(2, 3)))
     x, g = jnp.asarray(numbers(3, 7, 6)), jnp.asarray(numbers(4, 7, 4))
@@ -44,7 +44,7 @@ def test_axes_say_which_matrix_is_taken_apart():
     params = {"w": jnp.asarray(numbers(5, 2, 2, 6, 2))}
     normal = jax.nn.initializers.normal(1e-5)
     tx = lrk.lora_xs(3, axes=axes, select=lrk.matching("w"), init=normal)
-    state = tx.init(KEY, params)
+    state = jax.jit(tx.init)(KEY, params)
     shapes = jax.tree.map(jnp.shape, (state.trainable["w"], state.fixed["w"]))
     own = {"a": (2, 6, 3), "b": (2, 3, 2, 2), "scale": ()}
     assert shapes == ({"r": (2, 3, 3)}, own)

@@ -12,6 +12,7 @@ from tests.adapters.tensor_tree import (
     formed,
     moved,
     params,
+    shapes,
     weights,
 )
 from tests.reference import lorta as reference
@@ -45,10 +46,10 @@ def test_follows_the_equations(heads):
 
 def test_each_size_and_each_member_is_kept_once():
     tx = lrk.lorta(2, GROUPS, heads=2, **COMMON)
-    state = jax.eval_shape(tx.init, KEY, params())
-    shapes = {p: {n: x.shape for n, x in own.items()} for p, own in state[0].items()}
+    state = shapes(tx)
+    found = {p: {n: x.shape for n, x in own.items()} for p, own in state[0].items()}
     modes = {"layer": (2, 2), "type": (3, 2), "head": (2, 2)}
-    assert shapes == {
+    assert found == {
         "shared/in/4": {"a": (4, 2)},
         "shared/out/4": {"b": (2, 2)},
         "shared/out/6": {"b": (2, 3)},
@@ -97,7 +98,7 @@ def test_refuses_outputs_that_do_not_divide_into_heads():
 
 def test_refuses_a_state_of_another_tree():
     tx = lrk.lorta(2, GROUPS, **COMMON)
-    state = jax.jit(tx.init)(KEY, params())
+    state = moved(tx)
     wide = {"0": {"q": np.ones((5, 4), "f4")}}
     own = {p: x for p, x in state.fixed.items() if p == "0/q"}
     with pytest.raises(ValueError, match="'shared/in/5' lacks 'a'"):

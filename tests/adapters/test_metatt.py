@@ -12,6 +12,7 @@ from tests.adapters.tensor_tree import (
     formed,
     moved,
     params,
+    shapes,
     weights,
 )
 from tests.reference import metatt as reference
@@ -53,7 +54,7 @@ def test_the_first_core_is_zero_and_the_others_identities():
 
 def test_parameters_grow_with_the_sum_of_the_modes():
     tx = lrk.metatt(2, GROUPS, **COMMON)
-    state = jax.eval_shape(tx.init, KEY, params())
+    state = shapes(tx)
     assert lrk.count(state) == (2 * (4 + 4 + 6) + (2 + 3) * 2 * 2, 0)
 
 
@@ -61,7 +62,7 @@ def test_refuses_wrong_hyperparameters_and_states():
     with pytest.raises(ValueError, match="metatt: rank must be at least 1, got 0"):
         lrk.metatt(0, GROUPS)
     tx = lrk.metatt(2, GROUPS, **COMMON)
-    other = jax.jit(lrk.lorta(2, GROUPS, **COMMON).init)(KEY, params())
+    other = shapes(lrk.lorta(2, GROUPS, **COMMON))
     expected = r"'layer' at 'shared/modes': expected shape \(any, 2, 2\), got \(2, 2\)"
     with pytest.raises(ValueError, match=expected):
         tx.apply(params(), other)

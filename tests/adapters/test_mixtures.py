@@ -8,7 +8,7 @@ from flax import nnx
 
 import lowrank as lrk
 from lowrank.models import Bert, BertConfig, functional, mean_pool
-from tests.network import numbers
+from tests.network import filled, numbers
 
 CONFIG = BertConfig(
     vocab_size=11,
@@ -22,7 +22,6 @@ IDS = np.array([[1, 2, 3, 4], [5, 6, 7, 0], [8, 2, 0, 0], [9, 10, 1, 0]])
 TARGET = jnp.asarray(numbers(5, 4, 8))
 FFN = lrk.matching(r"layer/\d+/output/dense/kernel$")
 ATTENTION = lrk.matching(r"(key|value)/kernel$")
-WORDS = lrk.matching(r"word_embeddings/embedding$")
 
 
 def own_bias(path):
@@ -33,23 +32,19 @@ def mam():
     """A prefix for attention, a scaled parallel adapter for the feed-forward part."""
     return lrk.chain(
         lrk.prefix(2, select=ATTENTION),
-        lrk.parallel(4, scale=4.0, activation=jax.nn.gelu, select=FFN),
+        lrk.parallel(4, scale=4.0, activation=jnp.tanh, select=FFN),
     )
 
 
 def unipelt():
     """LoRA, prefix and serial adapter, with a gate each."""
     queries = lrk.matching(r"(query|value)/kernel$")
-    serial = lrk.bottleneck(2, activation=jax.nn.gelu, bias=own_bias, select=FFN)
+    serial = lrk.bottleneck(2, activation=jnp.tanh, bias=own_bias, select=FFN)
     return lrk.chain(
         lrk.gated(lrk.lora(2, alpha=4, select=queries)),
         lrk.learn_scale(lrk.prefix(2, select=ATTENTION)),
         lrk.gated(serial),
     )
-
-
-def prompts():
-    return lrk.prompt(4, select=WORDS)
 
 
 @pytest.fixture(scope="module")
@@ -63,14 +58,11 @@ def encoder():
     return apply, jax.tree.unflatten(treedef, new)
 
 
-# Four embeddings alone fit these targets less well than adapters of every layer do.
-@pytest.mark.parametrize(
-    ("make", "share"), [(mam, 0.6), (unipelt, 0.6), (prompts, 0.9)]
-)
-def test_it_trains(make, share, encoder):
+@pytest.mark.parametrize("make", [mam, unipelt])
+def test_it_trains(make, encoder):
     apply, params = encoder
     tx = make()
-    start = jax.jit(tx.init)(jax.random.key(0), params)
+    start = filled(tx, params)
 
     def loss(trainable):
         tree = tx.apply(params, lrk.State(trainable, start.fixed))
@@ -86,6 +78,6 @@ def test_it_trains(make, share, encoder):
         value, trainable = step(trainable)
         values.append(float(value))
     assert np.isfinite(values).all()
-    assert values[-1] < share * values[0]
+    assert values[-1] < 0.6 * values[0]
     moved = jax.tree.map(lambda x, y: bool((x != y).any()), start.trainable, trainable)
     assert all(jax.tree.leaves(moved))

@@ -89,7 +89,7 @@ def test_a_chain_refuses_with_the_message_of_the_page():
     for reason, names in first_of.items():
         tx = lrk.chain(*(pairs.methods()[name].build() for name in names))
         with pytest.raises((TypeError, ValueError)) as caught:
-            jax.eval_shape(tx.init, pairs.KEY, pairs.shapes())
+            pairs.outputs(pairs.adapted(tx, pairs.shapes()))
         assert pairs.shortened(str(caught.value)) == reason
 
 

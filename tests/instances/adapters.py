@@ -3,7 +3,7 @@
 import functools
 from typing import Any
 
-import jax
+import jax.numpy as jnp
 
 import lowrank as lrk
 from tests.instances.instance import Instance
@@ -31,21 +31,37 @@ def _tokens(*index: int) -> lrk.Transform:
 
 
 def _groups(path: str) -> tuple[str | None, str]:
-    """Two kernels of one layer, and a stack of layers of the type of one of them."""
-    name = path.split("/")[0]
-    return (None if name == "layers" else "bottom"), "up" if name == "second" else "on"
+    """A layer by name, and a stack of layers of another type."""
+    return ("bottom", "up") if path.startswith("first") else (None, "on")
 
 
-_SHARING: dict[str, Any] = {
-    "select": lrk.matching("^(first|second|layers)/kernel"),  # a draw is of all
+def _fact() -> lrk.Transform:
+    """Both forms of FacT, each with what its leaves share."""
+    train = lrk.fact_tt(2, scale=2.0, **_FEW)
+    return lrk.chain(train, lrk.fact_tk(2, scale=2.0, select=lrk.matching("^second/k")))
+
+
+# What shares factors draws for all its leaves together: a further one changes shapes.
+_FEW: dict[str, Any] = {
+    "select": lrk.matching("^(first|layers)/kernel"),
     "axes": STACKED,
 }
+
+
+def _two_networks() -> lrk.Transform:
+    """A serial adapter for two leaves, a parallel one for the other two."""
+    serial, parallel = lrk.matching("second|layers"), lrk.matching("first/kernel|half")
+    smooth = {"activation": jnp.tanh}
+    return lrk.chain(
+        lrk.bottleneck(2, scale=2.0, select=serial, axes=STACKED, **smooth),
+        lrk.parallel(2, scale=4.0, select=parallel, **smooth),
+    )
 
 
 def _prefix_and_prompt() -> lrk.Transform:
     first, second = lrk.matching("first/kernel"), lrk.matching("second/kernel")
     return lrk.chain(
-        lrk.prefix(3, select=first),
+        lrk.prefix_mlp(3, 2, 4, select=first),
         lrk.prompt(3, scale=2.0, select=second, name="prefix"),
     )
 
@@ -54,15 +70,6 @@ _LORA: dict[str, Any] = {"random": ("a",), "alive": ("a", "b")}
 _LORI: dict[str, Any] = {"random": ("a",), "alive": ("b",), "rank": 2}
 _FULL: dict[str, Any] = {"alive": ("d",), "flops": 1.05}
 _DORA: dict[str, Any] = {"random": ("a",), "alive": ("a", "b", "m")}
-_NETWORK: dict[str, Any] = {
-    "has_dense": False,
-    "random": ("down",),
-    "alive": ("down", "up", "down_bias", "up_bias"),
-    "flops": 1.2,
-}
-
-# They add leaves, which are no change of a weight, and are read from the start.
-_ROWS: dict[str, Any] = {"adds": True, "identity_at_init": False, "alive": ("rows",)}
 
 INSTANCES = (
     Instance("identity", lrk.identity),
@@ -184,71 +191,83 @@ INSTANCES = (
     ),
     Instance(
         "lorta",
-        lambda: lrk.lorta(2, _groups, heads=4, alpha=3.0, **_SHARING),
+        lambda: lrk.lorta(2, _groups, heads=4, alpha=3.0, **_FEW),
         rank=2,
         random=("a", "layer", "type", "head"),
         alive=("a", "b", "layer", "type", "head"),
     ),
     Instance(
         "metatt",
-        lambda: lrk.metatt(2, _groups, alpha=3.0, **_SHARING),
+        lambda: lrk.metatt(2, _groups, alpha=3.0, **_FEW),
         rank=2,
         alive=("a", "b", "layer", "type"),
     ),
     Instance(
-        "fact-tt",
-        lambda: lrk.fact_tt(2, scale=2.0, **_SHARING),
-        rank=2,
-        random=("a", "core"),
-        alive=("a", "b", "core"),
-    ),
-    Instance(
-        "fact-tk",
-        lambda: lrk.fact_tk(2, scale=2.0, **_SHARING),
+        "fact",
+        _fact,
         rank=2,
         random=("a", "core", "p"),
         alive=("a", "b", "core", "p"),
     ),
     Instance(
-        "bottleneck",
-        lambda: lrk.bottleneck(
-            2, activation=jax.nn.gelu, scale=2.0, select=KERNELS, axes=STACKED
-        ),
-        **_NETWORK,
-    ),
-    Instance(
-        "parallel",
-        lambda: lrk.parallel(
-            2, activation=jax.nn.gelu, scale=4.0, select=KERNELS, axes=STACKED
-        ),
-        **_NETWORK,
-    ),
-    Instance("prefix+prompt", _prefix_and_prompt, random=("rows",), **_ROWS),
-    Instance(
-        "prefix-mlp",
-        lambda: lrk.prefix_mlp(3, 2, 4, select=lrk.matching(r"(first|second)/kernel$")),
-        random=("embedding", "w_in", "w_out"),
-        **(_ROWS | {"alive": ("embedding", "w_in", "b_in", "w_out", "b_out")}),
-    ),
-    Instance(
-        "gated",
-        lambda: lrk.gated(lrk.lora(2, select=KERNELS, axes=STACKED), axes=STACKED),
+        "bottleneck+parallel",
+        _two_networks,
         has_dense=False,
-        random=("a",),
-        alive=("a", "b", "gate", "gate_bias"),
+        random=("down",),
+        alive=("down", "up", "down_bias", "up_bias"),
         flops=1.2,
     ),
     Instance(
-        "learn-scale",
-        lambda: lrk.learn_scale(lrk.lora(2, scale=0.7)),
-        rank=2,
-        **(_LORA | {"alive": ("a", "b", "scale")}),
+        "prefix+prompt",  # they add leaves, and are read from the start
+        _prefix_and_prompt,
+        adds=True,
+        identity_at_init=False,
+        random=("rows", "embedding", "w_in", "w_out"),
+        alive=("rows", "embedding", "w_in", "b_in", "w_out", "b_out"),
+    ),
+    Instance(
+        "learn-scale-gated",
+        lambda: lrk.learn_scale(
+            lrk.gated(lrk.lora(2, select=KERNELS, axes=STACKED), axes=STACKED)
+        ),
+        has_dense=False,
+        random=("a",),
+        alive=("a", "b", "scale", "gate", "gate_bias"),
+        flops=1.2,
     ),
     Instance(
         "shira",
-        lambda: lrk.shira(0.1, select=KERNELS),
+        lambda: lrk.shira(0.1),
         random=("index",),
         alive=("b",),
         flops=1.05,
+    ),
+    Instance(
+        "loha|lokr",
+        lambda: lrk.chain(
+            lrk.loha(2, select=lrk.matching("^half/kernel")),
+            lrk.lokr(2, select=lrk.matching("^layers/kernel"), axes=STACKED),
+        ),
+        random=("a1", "b1", "b2", "a", "b"),
+        alive=("a1", "b1", "a2", "b2", "a", "b", "c"),
+        flops=1.0,  # the base alone is 0.9 of so few kernels
+    ),
+    Instance(
+        "hira|randlora|fourierft",
+        lambda: lrk.chain(
+            lrk.hira(2, select=lrk.matching("^half/kernel")),
+            lrk.randlora(8, select=lrk.matching("^second/kernel"), store_bases=False),
+            lrk.fourierft(9, select=lrk.matching("^layers/kernel"), axes=STACKED),
+        ),
+        random=("a", "seed", "index"),
+        alive=("a", "b", "lambda", "gamma", "c"),
+        flops=3.0,  # so narrow that draws and the transform cost more than products
+    ),
+    Instance(
+        "loretta",
+        lambda: lrk.loretta(2, 3, divide=2, alpha=3.0, **_FEW),
+        rank=2,
+        random=("a0", "a1", "a2", "b0", "b1"),
+        alive=("a0", "a1", "a2", "b0", "b1", "b2"),
     ),
 )

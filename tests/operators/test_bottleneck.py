@@ -3,12 +3,11 @@
 import jax
 import jax.numpy as jnp
 import pytest
-from jax import lax
 from jax.sharding import PartitionSpec
 
 import lowrank as lrk
 from lowrank.operators import Bottleneck, Parallel
-from tests.network import numbers
+from tests.network import layer_products, numbers
 from tests.reference import bottleneck as reference
 from tests.tolerances import assert_close
 
@@ -63,15 +62,7 @@ def test_scan_slices_and_batches_take_layers(kind):
     op, x = layers(kind), array(6, 5, 4)
     want = [expected(kind, layer(op, i), x).reshape(5, 2, 3) for i in range(3)]
 
-    def one(x, w):
-        return jnp.einsum("nk,kab->nab", x, w)
-
-    def every_way(w, x, i):
-        scanned = lax.scan(lambda c, w: (c, one(x, w)), 0, w)[1]
-        batched = jnp.einsum("nk,lkab->lnab", x, w)
-        return scanned, batched, one(x, w[1]), one(x, w[i])
-
-    got = jax.jit(lrk.lift(every_way))(op, x, jnp.asarray(2))
+    got = jax.jit(lrk.lift(layer_products))(op, x, jnp.asarray(2))
     assert_close(got, (jnp.stack(want), jnp.stack(want), want[1], want[2]))
 
 

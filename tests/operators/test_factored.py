@@ -52,9 +52,12 @@ def test_stands_for_the_kronecker_product():
     c, a, b = (np.asarray(f, np.float64) for f in op.factors)
     want = np.asarray(op.w, np.float64) + 0.5 * np.kron(c, a @ b)
     assert_close(op.dense(), want.astype("f4"))
-    assert_close(op.delta(), (want - np.asarray(op.w)).astype("f4"))
+    _, (term,) = lrk.split(op)
+    assert_close(term.delta(), (want - np.asarray(op.w)).astype("f4"))
     assert (op.shape, op.additive, op.has_dense) == ((6, 8), True, True)
     assert op.describe_axes() == "f0[0, 1] f1[0] f2[1]"
+    held = "float32[2,4], float32[3,2], float32[2,2]"
+    assert repr(op) == f"Factored(w=float32[6,8], factors=({held}), scale=float32[])"
 
 
 CHANGES = {

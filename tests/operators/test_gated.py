@@ -4,12 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax import lax
 from jax.sharding import PartitionSpec
 
 import lowrank as lrk
 from lowrank.operators import Bottleneck, Gated, Magnitude
-from tests.network import numbers
+from tests.network import layer_products, numbers
 from tests.tolerances import assert_close
 
 
@@ -67,21 +66,13 @@ def test_scan_slices_and_batches_take_layers():
     dims = {"a_dims": (0, 1), "b_dims": (0, 2, 3)}
     op = Gated(lrk.LowRank(w, a, b), gate, bias, **dims)
 
-    def one(x, w):
-        return jnp.einsum("nk,kab->nab", x, w)
-
-    def every_way(w, x, i):
-        scanned = lax.scan(lambda c, w: (c, one(x, w)), 0, w)[1]
-        batched = jnp.einsum("nk,lkab->lnab", x, w)
-        return scanned, batched, one(x, w[1]), one(x, w[i])
-
     want = []
     for i in range(3):
         before = np.asarray(x) @ np.asarray(w[i]).reshape(4, 6)
         delta = np.asarray(a[i]) @ np.asarray(b[i]).reshape(2, 6)
         after = before + np.asarray(x) @ delta
         want.append(mixed(before, after, gate[i], bias[i], x).reshape(5, 2, 3))
-    got = jax.jit(lrk.lift(every_way))(op, x, jnp.asarray(2))
+    got = jax.jit(lrk.lift(layer_products))(op, x, jnp.asarray(2))
     assert_close(got, (np.stack(want), np.stack(want), want[1], want[2]))
 
 

@@ -1,5 +1,7 @@
 """The net, the adapters and the data that the tests of training share."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -22,14 +24,14 @@ def loss(params, batch, key):
     return jnp.mean((out - y) ** 2), {"mean": out.mean()}
 
 
+@functools.cache
 def states(count=3, tx=TX):
     """States whose `B` is not zero, so that every gradient is there."""
     keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(0), i))
     stacked = jax.jit(jax.vmap(lambda k: tx.init(k, PARAMS)))(keys(jnp.arange(count)))
-    shift = np.float32(0.1)
-    return stacked._replace(
-        trainable=jax.tree.map(lambda x: x + shift, stacked.trainable)
-    )
+    moved = [jnp.asarray(np.asarray(x) + 0.1) for x in jax.tree.leaves(stacked[0])]
+    treedef = jax.tree.structure(stacked.trainable)
+    return stacked._replace(trainable=jax.tree.unflatten(treedef, moved))
 
 
 def batches(number=STEPS, count=3, size=5):
@@ -40,24 +42,31 @@ def batches(number=STEPS, count=3, size=5):
     ]
 
 
-def by_hand(state, data, optimizer, tx=TX):
-    """One adapter trained in a plain loop: its trainable part, and the losses."""
-    memory, trainable, losses = optimizer.init(state.trainable), state.trainable, []
+@functools.cache
+def hand_step(tx, factory):
+    """A step of one adapter as one writes it by hand, on formed weights."""
 
-    @jax.jit
-    def one(trainable, memory, batch):
+    def one(state, memory, batch, rate):
         def own(trainable):
             adapted = tx.apply(PARAMS, lrk.State(trainable, state.fixed))
             return loss(lrk.materialize(adapted), batch, None)[0]
 
-        value, slope = jax.value_and_grad(own)(trainable)
-        change, memory = optimizer.update(slope, memory, trainable)
-        return optax.apply_updates(trainable, change), memory, value
+        value, slope = jax.value_and_grad(own)(state.trainable)
+        change, memory = factory(rate).update(slope, memory, state.trainable)
+        trained = optax.apply_updates(state.trainable, change)
+        return state._replace(trainable=trained), memory, value
 
+    return jax.jit(one)
+
+
+def by_hand(state, data, rate, factory=optax.adam, tx=TX):
+    """One adapter trained in a plain loop: its trainable part, and the losses."""
+    zero = jax.jit(lambda t: factory(1.0).init(t))
+    memory, losses = zero(state.trainable), []
     for batch in data:
-        trainable, memory, value = one(trainable, memory, batch)
+        state, memory, value = hand_step(tx, factory)(state, memory, batch, rate)
         losses.append(float(value))
-    return trainable, losses
+    return state.trainable, losses
 
 
 def row(tree, i):

@@ -11,6 +11,7 @@ from jax.extend import core
 
 import lowrank as lrk
 from lowrank import training
+from lowrank.training._step import cast
 from tests.tolerances import assert_close
 from tests.training.small import (
     PARAMS,
@@ -25,6 +26,7 @@ from tests.training.small import (
 from tests.untyped import untyped
 
 HYPER = {"learning_rate": RATES}
+W = lrk.matching("w")
 
 
 def run(step, state, data, steps=10, hyper=None, key=None):
@@ -46,7 +48,7 @@ def test_each_adapter_is_trained_as_if_alone_until_its_steps_are_taken(method):
     assert carry.step.tolist() == limits
     for i, limit in enumerate(limits):
         own = [(x[i], y[i]) for x, y in data[:limit]]
-        want, losses = by_hand(row(state, i), own, optax.adam(RATES[i]))
+        want, losses = by_hand(row(state, i), own, RATES[i])
         assert_close(row(carry.trainable, i), row(want, ...))
         np.testing.assert_allclose(metrics["loss"][:limit, i], losses, rtol=1e-5)
         assert np.isnan(metrics["loss"][limit:, i]).all()
@@ -106,14 +108,15 @@ def test_a_loss_scale_saves_small_gradients_and_leaves_out_infinite_ones():
     tx = lrk.full(select=lrk.matching("w"))
     state = lrk.stack([tx.init(jax.random.key(0), PARAMS)] * 2)
     sizes = np.asarray([1.0, np.inf], np.float16).reshape(2, 1, 1)
-    batch = jnp.broadcast_to(sizes, (2, 6, 4))
+    batch = np.broadcast_to(sizes, (2, 6, 4))
     scaling = training.LossScale(initial=2.0**13, interval=2)
-    plain, scaled = (
-        training.step(steep, tx, optax.sgd(1.0), loss_scale=s) for s in (None, scaling)
-    )
-    _, without = run(plain, state, [batch])
-    assert without["grad_norm"][0, 0] == 0
-    carry, metrics = run(scaled, state, [batch] * 2)
+    step = training.step(steep, tx, optax.sgd(1.0), loss_scale=scaling)
+    given, carry = step.init(state, steps=9)
+    ones = carry.scale._replace(scale=np.ones(2, np.float32))
+    update = jax.jit(step.update)
+    _, unscaled = update(PARAMS, given, carry._replace(scale=ones), batch)
+    assert unscaled["grad_norm"][0] == 0
+    carry, metrics = run(step, state, [batch] * 2)
     want = 3e-7 / np.sqrt(24)
     np.testing.assert_allclose(metrics["grad_norm"][0, 0], want, rtol=1e-2)
     assert metrics["finite"].tolist() == [[1, 0], [1, 0]]
@@ -131,6 +134,16 @@ def test_the_base_product_runs_in_the_dtype_asked_for_and_adapters_keep_theirs()
     assert {str(v.aval.dtype) for eqn in dots for v in eqn.invars} == {"bfloat16"}
     kept = [x.dtype for x in closed.out_avals if x.ndim == 3]
     assert set(map(str, kept)) == {"float32"}
+
+
+def test_a_base_of_another_kind_refuses_another_dtype():
+    class Fixed(lrk.LowRank):
+        def cast(self, _):
+            return NotImplemented
+
+    base = {"w": [Fixed(PARAMS["w"], np.ones((6, 1), "f4"), np.ones((1, 4), "f4"))]}
+    with pytest.raises(ValueError, match=r"cannot cast 'w/0' \(Fixed\)\. Leave dtype"):
+        cast(base, jnp.bfloat16)
 
 
 def test_a_policy_of_recomputing_is_passed_on():
@@ -163,21 +176,41 @@ def test_every_adapter_and_step_draws_anew_and_a_key_gives_the_same_again():
         run(step, state, data)
 
 
+def decaying(rate):
+    return optax.adamw(rate, weight_decay=0.1)
+
+
 def test_adapters_of_unequal_rank_train_together_as_they_would_alone():
     own = [row(states(1, lrk.lora(r, alpha=4)), 0) for r in (1, 3)]
     tx = lrk.lora(3)
     padded = lrk.pad_ranks(own)
     data = batches(3, 2)
-    optimizer = optax.adamw(0.1, weight_decay=0.1)
-    step = training.step(loss, tx, optimizer)
+    step = training.step(loss, tx, decaying(0.1))
     carry, _ = run(step, lrk.stack(padded), data)
     for i, rank in enumerate((1, 3)):
         part = row(carry.trainable, i)["w"]
-        want, _ = by_hand(own[i], [(x[i], y[i]) for x, y in data], optimizer, tx)
+        alone = [(x[i], y[i]) for x, y in data]
+        want, _ = by_hand(own[i], alone, 0.1, decaying, tx)
         assert (part["a"][:, rank:] == 0).all()
         assert (part["b"][rank:] == 0).all()
         kept = {"a": part["a"][:, :rank], "b": part["b"][:rank]}
         assert_close({"w": kept}, row(want, ...))
+
+
+def test_masks_of_unequal_length_train_together_as_they_would_alone():
+    masks = [np.zeros((2, 4)), np.ones((2, 4))]
+    masks[0][0] = 1
+    made = [lrk.lori(2, alpha=4, mask={"w": mask}, select=W) for mask in masks]
+    own = [jax.jit(tx.init)(jax.random.key(i), PARAMS) for i, tx in enumerate(made)]
+    assert [s.trainable["w"]["b"].shape for s in own] == [(4,), (8,)]
+    stacked, data = lrk.stack(own), batches(2, 2)
+    step = training.step(loss, made[0], decaying(0.1))
+    carry, _ = run(step, stacked, data)
+    trained = lrk.unstack(stacked._replace(trainable=carry.trainable))
+    for i, state in enumerate(own):
+        alone = [(x[i], y[i]) for x, y in data]
+        want, _ = by_hand(state, alone, 0.1, decaying, made[0])
+        assert_close(row(trained[i].trainable, ...), row(want, ...))
 
 
 def test_a_loss_may_meet_the_operators_and_lift_by_itself():
@@ -190,11 +223,21 @@ def test_a_loss_may_meet_the_operators_and_lift_by_itself():
     state, data = states(), batches(1)
     bare = training.step(own, TX, optax.sgd(0.1), lift=lambda f: f)
     plain = training.step(loss, TX, optax.sgd(0.1))
-    dense = functools.partial(lrk.lift, plan={"w": "dense"})
-    formed = training.step(loss, TX, optax.sgd(0.1), lift=dense)
     want = run(plain, state, data)[0].trainable
     assert_close(run(bare, state, data)[0].trainable, want)
-    assert_close(run(formed, state, data)[0].trainable, want)
+
+
+def test_a_plan_may_be_given_to_lift():
+    dense = functools.partial(lrk.lift, plan={"w": "dense"})
+    formed = training.step(loss, TX, optax.sgd(0.1), lift=dense, method="map")
+    plain = training.step(loss, TX, optax.sgd(0.1), method="map")
+    shapes = []
+    for step in (formed, plain):
+        closed = traced(step, states(), batches(1)[0])
+        dots = [e for e in equations(closed.jaxpr) if e.primitive.name == "dot_general"]
+        shapes.append([tuple(e.outvars[0].aval.shape) for e in dots])
+    assert (6, 4) in shapes[0]
+    assert (6, 4) not in shapes[1]
 
 
 def no_scalar(params, batch, key):

@@ -30,8 +30,5 @@ def test_a_killed_run_resumes_bit_for_bit(tmp_path):
     assert set(killed) == set(whole)
     for name in whole:
         np.testing.assert_array_equal(killed[name], whole[name], err_msg=name)
-    left = sorted(path.name for path in (tmp_path / "killed").iterdir())
-    assert left == [
-        str(STEPS - INTERVAL),
-        str(STEPS),
-    ]  # keep=2, and nothing half-written
+    left = {path.name for path in (tmp_path / "killed").iterdir()}
+    assert left == {str(STEPS - INTERVAL), str(STEPS)}  # nothing half-written

@@ -60,9 +60,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(command: str, words: Sequence[str]) -> int:
     """Parse the options of a command and run it; both are imported here."""
-    import tyro
-
     try:
+        import tyro
+
         module = importlib.import_module(f"lowrank.cli._{command}")
     except ModuleNotFoundError as error:
         raise UsageError(f"{error}: pip install lowrank[cli]") from error

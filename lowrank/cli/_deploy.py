@@ -76,7 +76,8 @@ class Options:
     seed: int = 0
     """Seed of the chip."""
     fan_in_fan_out: bool = False
-    """Weights are [in, out], as in GPT-2; an adapter's config says so too."""
+    """All selected weights are [in, out], as in GPT-2; an adapter's config says so
+    too."""
     overwrite: bool = False
     """Replace what is there already."""
     json: bool = False
@@ -151,7 +152,7 @@ def _changes(adapter: Adapter | None, entries: list[Stored]) -> dict[str, str]:
     """For each changed tensor of the checkpoint, its name in the adapter.
 
     Raises:
-        ValueError: If the adapter has what the checkpoint lacks, or DoRA's lengths.
+        ValueError: If the adapter has what the checkpoint lacks.
     """
     if adapter is None:
         return {}
@@ -160,11 +161,6 @@ def _changes(adapter: Adapter | None, entries: list[Stored]) -> dict[str, str]:
     paths = find_paths(names, shapes, None).paths
     stray = [f"'{name}'" for name, path in paths.items() if path is None]
     refuse("deploy", adapter.directory, {"unexpected": stray})
-    if adapter.config.dora:
-        raise ValueError(
-            f"'{adapter.directory}' has trained lengths (DoRA), which are no sum with "
-            "the base. Use lrk.interop.load_peft and lrk.rram.crossbar"
-        )
     return {parameter_name(str(path)): name for name, path in paths.items()}
 
 
@@ -240,8 +236,7 @@ class _Worker:
             if isinstance(new, str):
                 raise ValueError(f"'{name}' of the adapter: {new}")
             return jnp.asarray(new, jnp.float32)
-        base = jax.ShapeDtypeStruct(w.shape, w.dtype)
-        return w + operator(adapter.read(module), base).delta()
+        return operator(adapter.read(module), w).dense()
 
     def note(self, entry: Stored, wanted: np.ndarray, got: np.ndarray) -> None:
         """One row of the report."""
@@ -272,6 +267,9 @@ def _write(
     for file in dict.fromkeys(entry.file for entry in entries):
         own = [entry for entry in entries if entry.file == file]
         _files.write_streamed(options.out / file.name, own, tensor)
+    for name in (_files.WEIGHTS, _files.INDEX):  # of another checkpoint before it
+        if not (options.base / name).exists():
+            (options.out / name).unlink(missing_ok=True)
     for file in sorted(options.base.iterdir()):
         fits = file.is_file() and file.suffix in _BESIDE
         if fits and file.stat().st_size <= _MOST_BESIDE:

@@ -18,6 +18,7 @@ from lowrank.interop._adapter import Adapter, Factors, open_adapter, write_adapt
 from lowrank.interop._layout import axes_of, factors_in, factors_out
 from lowrank.interop._names import module_path
 from lowrank.linalg import factored_svd
+from lowrank.operators import Magnitude
 
 # Those that need nothing but the adapters.
 METHODS = (
@@ -185,14 +186,15 @@ def _leaf(
 
 
 def operator(own: Factors, base: Any) -> Any:
-    """A module's term over a base that nothing is known of but its shape."""
+    """A module's term over a base, of which a merge knows the shape alone."""
     axes = axes_of(own, len(base.shape), None)
     if axes is None:
         raise ValueError("a module that is neither a matrix nor a convolution")
     held = {"a_dims": axes.a_dims, "b_dims": axes.b_dims}
-    arrays = factors_in(own._replace(m=None), axes, tuple(base.shape))
-    a, b = (np.asarray(arrays[n], np.float32) for n in ("a", "b"))
-    return lrk.LowRank(base, a, b, own.scale, **held)
+    found = factors_in(own, axes, tuple(base.shape))
+    arrays = {name: np.asarray(x, np.float32) for name, x in found.items()}
+    term = lrk.LowRank(base, arrays["a"], arrays["b"], own.scale, **held)
+    return Magnitude(term, arrays["m"]) if "m" in arrays else term
 
 
 def truncated(a: Any, b: Any, rank: int) -> tuple[np.ndarray, np.ndarray, float]:

@@ -237,8 +237,9 @@ def test_convert_knows_lori_dense_and_sparse(pair, base, params, tmp_path, capsy
         f"{name}/kernel": np.eye(2, m, dtype=int) for name, (m, _) in SHAPES.items()
     }
     sparse = lrk.lori(2, mask=masks)
-    made = sparse.init(jax.random.key(0), params)
-    made = made._replace(trainable=jax.tree.map(lambda x: x + 1, made.trainable))
+    kept = {path: {"b": jnp.ones(2)} for path in masks}
+    fixed = {p: {**own, "index": jnp.array([0, 4])} for p, own in state.fixed.items()}
+    made = lrk.State(kept, fixed)
     save_state(tmp_path / "s.npz", made)
     code, _, err = run(capsys, "convert", tmp_path / "s.npz", back)
     assert (code, "'one/kernel': packed under a mask: pass the --base" in err) == (
@@ -346,6 +347,22 @@ def test_deploy_refuses_what_does_not_fit(base, tmp_path, capsys):
     assert run(capsys, "deploy", base, "--out", base)[0] == 2
 
 
+def test_deploy_knows_lengths_and_clears_what_it_replaces(base, tmp_path, capsys):
+    own = Factors(number(2, 4), number(3, 2, by=0.4), number(3), 1.5, False)
+    write_adapter(tmp_path / "dora", {"one": own})
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "model.safetensors").write_text("of another checkpoint")
+    words = ("--out", out, "--adapter", tmp_path / "dora", "--select", "one.w")
+    assert run(capsys, "deploy", base, *words)[0] == 2
+    assert run(capsys, "deploy", base, *words, "--overwrite")[0] == 0
+    assert not (out / "model.safetensors").exists()
+    w = number(3, 4, by=0.3) + 1.5 * own.b @ own.a
+    want = own.m[:, None] * w / np.linalg.norm(w, axis=1, keepdims=True)
+    got = load_file(out / "a.safetensors")["model.one.weight"]
+    np.testing.assert_allclose(got, want, 1e-4, 1e-5)
+
+
 def test_deploy_without_a_defect_changes_nothing(base, tmp_path, capsys):
     *found, _ = rows(
         capsys, "deploy", base, "--out", tmp_path / "o", "--select", "one.w"
@@ -380,6 +397,21 @@ def test_usage_is_told_with_its_code(capsys):
     )
     assert run(capsys, "inspect")[0] == 2
     assert run(capsys, "inspect", "x", "--no-such-option")[0] == 2
+
+
+def test_a_missing_extra_is_told(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "tyro", None)
+    code, _, err = run(capsys, "inspect", "x")
+    assert (code, "pip install lowrank[cli]" in err) == (2, True)
+
+
+def test_an_interruption_has_its_code(monkeypatch, capsys):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("lowrank.cli._run", interrupted)
+    code, _, err = run(capsys, "inspect", "x")
+    assert (code, "nothing half-written" in err) == (130, True)
 
 
 def test_help_loads_nothing_that_it_does_not_need():

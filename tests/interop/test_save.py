@@ -18,10 +18,8 @@ KERNELS = lrk.matching("kernel$")
 
 @pytest.fixture(scope="module")
 def params():
-    keys = iter(jax.random.split(jax.random.key(0), 5))
-
     def leaf(*shape):
-        return jax.random.normal(next(keys), shape)
+        return jnp.asarray(np.cos(np.arange(np.prod(shape)) ** 2.0).reshape(shape), "f")
 
     return {
         "one": {"kernel": leaf(4, 3), "bias": leaf(3)},

@@ -30,7 +30,13 @@ from lowrank.interop._adapter import (
     open_adapter,
     refuse,
 )
-from lowrank.interop._layout import axes_of, factors_in, torch_shapes, weight_in
+from lowrank.interop._layout import (
+    axes_of,
+    factors_in,
+    torch_shapes,
+    weight_in,
+    wide,
+)
 from lowrank.interop._names import Names, Rename, find_paths, module_path
 
 Wrong = dict[str, list[str]]
@@ -192,6 +198,8 @@ def _check_shapes(
         leaf = leaves[path]
         shape = tuple(leaf.shape)
         known = axes_of(own, len(shape), axes.get(path))
+        if path.endswith("weight") and len(shape) == 2 and path not in axes:
+            known = None  # [out, in] in torch: it cannot be told
         if not is_floating(leaf):
             wrong["not floating"].append(f"'{path}' in the tree: {leaf.dtype}")
         elif known is None or known.stack or len(sum(known, ())) != len(shape):
@@ -239,12 +247,6 @@ def _same(one: np.ndarray, two: np.ndarray) -> bool:
     return np.array_equal(one.astype(two.dtype), two) or np.array_equal(
         one, two.astype(one.dtype)
     )
-
-
-def wide(x: Any) -> np.ndarray:
-    """On the host, in float32 or wider."""
-    x = np.asarray(x)
-    return x if x.dtype == np.float64 else x.astype(np.float32)
 
 
 def bare_state(adapter: Adapter) -> State:

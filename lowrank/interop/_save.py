@@ -1,5 +1,6 @@
 """Adapted trees as PEFT directories."""
 
+import math
 import os
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +15,7 @@ from lowrank._base import Operator, Path, PyTree, as_struct, is_operator
 from lowrank._select import Select, check_select
 from lowrank.interop._adapter import Factors, write_adapter
 from lowrank.interop._config import WRITTEN
-from lowrank.interop._layout import factors_out, weight_out
+from lowrank.interop._layout import factors_out, weight_out, wide
 from lowrank.interop._names import parameter_name
 from lowrank.operators import Delta, DropoutLowRank, LowRank, Magnitude
 
@@ -125,6 +126,7 @@ def save_peft(
     write_adapter(
         directory,
         modules,
+        others={name.rpartition(".")[0] for name in names.values()},
         saved=stored,
         whole=whole,
         bias="all" if bias else "none",
@@ -179,9 +181,11 @@ def _factors(path: Path, leaf: Any, parts: _Parts, conv: Select) -> Factors | st
     if len(parts.terms) == 1:
         a, b, scale = first.a, first.b, float(first.scale)
     else:
-        a = np.concatenate([_wide(t.a) for t in parts.terms], axis=-1)
-        b = np.concatenate([_wide(t.scaled_b()) for t in parts.terms], axis=0)
+        a = np.concatenate([wide(t.a) for t in parts.terms], axis=-1)
+        b = np.concatenate([wide(t.scaled_b()) for t in parts.terms], axis=0)
         scale = 1.0
+    if not math.isfinite(scale):
+        return f"'{path}' (a scale of {scale})"
     m = None if parts.m is None else np.asarray(parts.m.m)
     embedding = path.endswith("embedding")
     arrays = np.asarray(a), np.asarray(b)
@@ -220,14 +224,8 @@ def _stored(
 def _value(leaf: Any) -> np.ndarray:
     """The numbers of a leaf; of a delta, summed in float32 or wider."""
     if isinstance(leaf, Delta):
-        return _value(leaf.w) + _wide(leaf.d)
-    return _wide(leaf.dense() if is_operator(leaf) else leaf)
-
-
-def _wide(x: Any) -> np.ndarray:
-    """On the host, in float32 or wider."""
-    x = np.asarray(x)
-    return x if x.dtype == np.float64 else x.astype(np.float32)
+        return _value(leaf.w) + wide(leaf.d)
+    return wide(leaf.dense() if is_operator(leaf) else leaf)
 
 
 def _name(path: Path, rename: Callable[[Path], str | None] | None) -> str:

@@ -185,7 +185,10 @@ def test_axes_fit_other_layouts(folder):
         "heads/kernel": lrk.Axes((), (0,), (1, 2)),
         "out/weight": lrk.Axes((), (1,), (0,)),
     }
-    with pytest.raises(ValueError, match=r"mis-shaped 'heads/kernel' of \(4, 2, 3\): "):
+    with pytest.raises(
+        ValueError,
+        match=r"'heads/kernel' of \(4, 2, 3\): pass its axes=, 'out/weight' of \(3",
+    ):
         load_peft(folder, params, rename=names.get)
     got = lrk.materialize(
         load_peft(folder, params, rename=names.get, axes=axes).adapted

@@ -205,6 +205,19 @@ def test_what_no_lora_stands_for_is_listed(params, pair, tmp_path):
         save_peft(tmp_path, head, rename={"x/scale": "x.other"}.get)
 
 
+def test_modules_that_end_alike_are_told_apart(tmp_path):
+    leaf = jnp.zeros((4, 3))
+    params = {"dense": {"kernel": leaf}, "head": {"dense": {"kernel": leaf + 1}}}
+    tx = lrk.lora(2, select=lrk.matching("^dense"))
+    tree = tx.apply(params, tx.init(jax.random.key(0), params))
+    save_peft(tmp_path, tree)
+    assert written(tmp_path)["target_modules"] == "dense"
+    assert load_peft(tmp_path, params).names == {"dense/kernel": "dense.weight"}
+    op = tree["dense"]["kernel"]
+    with pytest.raises(ValueError, match=r"'x/kernel' \(a scale of inf\)"):
+        save_peft(tmp_path, {"x": {"kernel": op.replace(scale=jnp.float32(jnp.inf))}})
+
+
 def test_entries_of_the_config_that_follow_are_refused(pair, tmp_path):
     with pytest.raises(ValueError, match="config holds lora_alpha, r, which follow"):
         save_peft(tmp_path, pair[0], config={"r": 3, "lora_alpha": 1})

@@ -4,6 +4,7 @@
     python -m benchmarks run quickstart --smoke
     python -m benchmarks run quickstart --help       (options of this table)
     python -m benchmarks run all --smoke
+    python -m benchmarks run quickstart --workers 4       (or: --ray auto)
     python -m benchmarks report quickstart --markdown docs/page.md
 
 Exit codes: 0 done; 1 a table failed; 2 wrong usage; 130 interrupted (finished rows
@@ -39,6 +40,10 @@ class RunOptions:
     """Run every row again; earlier records are kept under stale/."""
     results: pathlib.Path = runner.RESULTS
     """Folder of the results."""
+    workers: int | None = None
+    """Share the rows out to so many processes, or tasks of a cluster."""
+    ray: str | None = None
+    """Run the workers on a Ray cluster: its address, `auto`, or `local`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,13 +135,16 @@ def _list(arguments: Sequence[str], console: Console) -> int:
     return OK
 
 
+_WHERE = ("--results", "--workers", "--ray")
+
+
 def _command(name: str, arguments: Sequence[str]) -> str:
-    """Writes the command into records, without where the results lie."""
+    """Writes the command into records, without where it ran or the results lie."""
     kept, skip = [], False
     for text in arguments:
-        if not skip and text.split("=")[0] != "--results":
+        if not skip and text.split("=")[0] not in _WHERE:
             kept.append(text)
-        skip = not skip and text == "--results"
+        skip = not skip and text in _WHERE
     return shlex.join(["python", "-m", "benchmarks", "run", name, *kept])
 
 
@@ -144,21 +152,68 @@ def _run_one(entry: runner.Entry, arguments: Sequence[str], console: Console) ->
     """Runs one table and shows its report."""
     module = runner.load(entry)
     options, config = _parse_run(module, arguments, entry.name)
-    session = runner.Session(
-        entry.name,
-        options.results,
-        smoke=options.smoke,
-        force=options.force,
-        command=_command(entry.name, arguments),
-    )
+    command = _command(entry.name, arguments)
     start = time.perf_counter()
-    module.run(config, session)
+    if options.ray is not None or options.workers is not None:
+        done = _fan_out(entry, options, config, command)
+    else:
+        session = runner.Session(
+            entry.name,
+            options.results,
+            smoke=options.smoke,
+            force=options.force,
+            command=command,
+        )
+        module.run(config, session)
+        done = f"{len(session.written)} rows run, {len(session.reused)} resumed"
     seconds = time.perf_counter() - start
     _show_report(entry, options.results, console, smoke=options.smoke)
-    console.print(
-        f"{entry.name}: {len(session.written)} rows run, "
-        f"{len(session.reused)} resumed, {seconds:.1f} s"
+    console.print(f"{entry.name}: {done}, {seconds:.1f} s")
+
+
+def _fan_out(
+    entry: runner.Entry, options: RunOptions, config: Any, command: str
+) -> str:
+    """Runs one table by several workers; says what became of it."""
+    from benchmarks import fanout
+
+    if options.force or entry.name.startswith("speed/"):
+        why = "--force" if options.force else "a table of timings"
+        raise ValueError(
+            f"benchmarks: {entry.name}: workers do not go with {why}. Run it without "
+            "--workers and --ray."
+        )
+    mode = "smoke" if options.smoke else "full"
+    results = options.results.resolve()
+    claims = results / mode / ".claims" / entry.name
+    request = fanout.Request(
+        entry.name,
+        entry.module,
+        config,
+        str(results),
+        str(claims),
+        options.smoke,
+        command,
     )
+    place = runner.folder(results, entry.name, smoke=options.smoke)
+    before = {path: path.stat().st_mtime_ns for path in place.glob("*.json")}
+    backend, workers = _backend(options)
+    died = fanout.run(request, backend, workers)
+    after = {path: path.stat().st_mtime_ns for path in place.glob("*.json")}
+    new = sum(before.get(path) != stamp for path, stamp in after.items())
+    return f"{new} rows run by {workers} workers, {died} of which were replaced"
+
+
+def _backend(options: RunOptions) -> tuple[Any, int]:
+    """Where workers run, and how many."""
+    from benchmarks import fanout
+
+    if options.ray is None:
+        return fanout.Local(), options.workers or 0
+    from benchmarks import ray_cluster
+
+    cluster = ray_cluster.RayCluster(options.ray)
+    return cluster, cluster.workers if options.workers is None else options.workers
 
 
 def _show_report(

@@ -1,10 +1,13 @@
 """Which axes of a leaf are inputs, outputs and stacks of layers."""
 
+import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
+
 from lowrank import _tree
-from lowrank._base import Path
+from lowrank._base import Array, Path
 
 
 class Axes(NamedTuple):
@@ -33,6 +36,13 @@ class Axes(NamedTuple):
     def sizes(self, shape: tuple[int, ...]) -> "Axes":
         """The sizes of the same axes in a weight of this shape."""
         return Axes(*(tuple(shape[d] for d in dims) for dims in self))
+
+    def matrix(self, w: Array) -> Array:
+        """A weight as `[*stack, n, m]`: inputs are rows and outputs are columns."""
+        stack, inputs, outputs = self.sizes(w.shape)
+        order = (*self.stack, *self.inputs, *self.outputs)
+        shape = (*stack, math.prod(inputs), math.prod(outputs))
+        return jnp.transpose(w, order).reshape(shape)
 
 
 MATRIX = Axes((), (0,), (1,))

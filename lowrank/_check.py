@@ -10,6 +10,8 @@ import numpy as np
 from lowrank import _compat, _tree
 from lowrank._base import Operator, Path, State, is_array
 
+Shape = tuple[int | None, ...]
+
 
 def check_key(
     who: str, key: Any, call: str = "init(jax.random.key(0), params)"
@@ -118,6 +120,44 @@ def check_state(
         raise ValueError(
             f"{who}: the state does not fit: {'; '.join(bad)}. Pass the State that "
             "this transform's own init returned."
+        )
+
+
+def check_shapes(
+    who: str,
+    found: Mapping[Path, Any],
+    wanted: Mapping[Path, Mapping[str, Shape]],
+) -> None:
+    """Refuse entries of a state that are missing or of other shapes.
+
+    Args:
+        who: Name of the transform, for messages.
+        found: One half of a state, or a part of it.
+        wanted: For each path and name the shape; None for a size that may be any.
+
+    Raises:
+        ValueError: If there are any; all are named.
+    """
+    bad = []
+    for path, names in wanted.items():
+        for name, shape in names.items():
+            got = found.get(path, {}).get(name)
+            if got is None:
+                bad.append(f"'{path}' lacks {name!r}")
+            elif len(got.shape) != len(shape) or any(
+                size not in (None, have)
+                for size, have in zip(shape, got.shape, strict=True)
+            ):
+                sizes = ", ".join("any" if s is None else str(s) for s in shape)
+                bad.append(
+                    f"{name!r} at '{path}': expected shape ({sizes}), got "
+                    f"{tuple(got.shape)}"
+                )
+    if bad:
+        raise ValueError(
+            f"{who}: the state does not fit: {'; '.join(bad)}. Pass the State that "
+            "this transform's own init returned for this tree; call apply inside "
+            "jax.vmap or lrk.map_tasks for states that lrk.stack made."
         )
 
 

@@ -166,7 +166,7 @@ def count(state: State) -> tuple[int, int]:
         state_parts(state.trainable), state_parts(state.fixed), strict=True
     ):
         for path, leaf in train.items():
-            trainable += _size(leaf) - _padding(fix.get(path, {}))
+            trainable += _size(leaf) - _padding(leaf, fix.get(path, {}))
         for leaf in fix.values():
             fixed += _size({n: v for n, v in leaf.items() if n != "scale"})
     return trainable, fixed
@@ -177,8 +177,16 @@ def _size(leaf: Any) -> int:
     return sum(int(x.size) for x in arrays)
 
 
-def _padding(fixed: Any) -> int:
+def packed(leaf: Any, index: Any) -> dict[str, Any]:
+    """The arrays of a leaf that have values, or rows of them, for each index."""
+    shape = tuple(index.shape)
+    return {n: x for n, x in leaf.items() if tuple(x.shape[: len(shape)]) == shape}
+
+
+def _padding(leaf: Any, fixed: Any) -> int:
     index = fixed.get("index")
     if index is None or not _compat.is_concrete(index):
         return 0
-    return int((np.asarray(index) == PADDING).sum())
+    places = int((np.asarray(index) == PADDING).sum())
+    each = [x.size // index.size for x in packed(leaf, index).values() if places]
+    return places * sum(each)

@@ -9,7 +9,7 @@ import numpy as np
 
 from lowrank import _compat, _tree
 from lowrank._base import Array, Path, PyTree, State, is_operator
-from lowrank._combine import PADDING, state_parts
+from lowrank._combine import PADDING, packed, state_parts
 
 
 def stack(states: Sequence[State]) -> State:
@@ -51,7 +51,10 @@ def stack(states: Sequence[State]) -> State:
         if len({tuple(x.shape) for _, x in pairs}) > 1
     ]
     if bad:
-        raise ValueError(f"stack: shapes differ at {'; '.join(bad)}. Use equal ranks.")
+        raise ValueError(
+            f"stack: shapes differ at {'; '.join(bad)}. Use equal ranks, "
+            "or pass the states through lrk.pad_ranks."
+        )
     return jax.tree.map(lambda *xs: jnp.stack(xs), *padded)
 
 
@@ -66,7 +69,10 @@ def _lengths(state: State) -> dict[tuple[int, Path], int]:
 
 
 def _edit_packed(state: State, edit: Any) -> State:
-    """`edit((member, path), values, index) -> (values, index)` on packed leaves."""
+    """`edit((member, path), values, index) -> (values, index)` on packed leaves.
+
+    The values are the arrays of a leaf with an entry or a row for each index, by name.
+    """
     counter = iter(range(len(state_parts(state.fixed))))
 
     def walk(train: PyTree, fix: PyTree) -> tuple[PyTree, PyTree]:
@@ -77,8 +83,9 @@ def _edit_packed(state: State, edit: Any) -> State:
         train, fix = dict(train), dict(fix)
         for path, leaf in fix.items():
             if "index" in leaf:
-                b, index = edit((member, path), train[path]["b"], leaf["index"])
-                train[path] = {**train[path], "b": b}
+                values = packed(train[path], leaf["index"])
+                values, index = edit((member, path), values, leaf["index"])
+                train[path] = {**train[path], **values}
                 fix[path] = {**leaf, "index": index}
         return train, fix
 
@@ -86,13 +93,16 @@ def _edit_packed(state: State, edit: Any) -> State:
 
 
 def _pad(state: State, lengths: dict[tuple[int, Path], int]) -> State:
-    def edit(where: tuple[int, Path], b: Array, index: Array) -> tuple[Array, Array]:
+    def edit(where: tuple[int, Path], values: Any, index: Array) -> tuple[Any, Array]:
         extra = [(0, 0)] * (index.ndim - 1) + [(0, lengths[where] - index.shape[-1])]
-        if _compat.is_concrete(b) and _compat.is_concrete(index):
+
+        def pad(x: Array, value: Any = 0) -> Array:
+            wide = extra + [(0, 0)] * (x.ndim - index.ndim)
             # On the host: every length would compile a program of its own.
-            padded = np.pad(index, extra, constant_values=PADDING)
-            return jnp.asarray(np.pad(b, extra)), jnp.asarray(padded)
-        return jnp.pad(b, extra), jnp.pad(index, extra, constant_values=PADDING)
+            host = np if _compat.is_concrete(x) else jnp
+            return jnp.asarray(host.pad(x, wide, constant_values=value))
+
+        return {n: pad(x) for n, x in values.items()}, pad(index, PADDING)
 
     return _edit_packed(state, edit)
 
@@ -122,12 +132,14 @@ def unstack(state: State) -> list[State]:
             "Pass what lrk.stack returned."
         )
 
-    def trim(where: Any, b: Array, index: Array) -> tuple[Array, Array]:
+    def trim(where: Any, values: Any, index: Array) -> tuple[Any, Array]:
         del where
         if not _compat.is_concrete(index) or index.ndim != 1:
-            return b, index
+            return values, index
         keep = np.asarray(index) != PADDING
-        return (b, index) if keep.all() else (b[keep], index[keep])
+        if keep.all():
+            return values, index
+        return {n: x[keep] for n, x in values.items()}, index[keep]
 
     number = sizes.pop()[0]
     parts = [jax.tree.map(lambda x, i=i: x[i], state) for i in range(number)]

@@ -55,6 +55,8 @@ def _child_text(value: Any) -> str:
         return operator_line(value)
     if isinstance(value, dict):  # of scalars: their names say it all
         return "{" + ", ".join(sorted(value)) + "}"
+    if isinstance(value, tuple):
+        return "(" + ", ".join(map(_child_text, value)) + ")"
     return array_text(value) if hasattr(value, "dtype") else repr(value)
 
 

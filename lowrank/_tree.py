@@ -83,7 +83,12 @@ def map_operators(who: str, tree: PyTree, fn: Callable[[Path, Any], Any]) -> PyT
 
 def leaf_key(key: Array, path: Path) -> Array:
     """The key of one leaf: depends on the path alone, not on the other leaves."""
-    return jax.random.fold_in(key, np.uint32(zlib.crc32(path.encode())))
+    return jax.random.fold_in(key, path_code(path))
+
+
+def path_code(path: Path) -> np.uint32:
+    """The number that a path is folded into a key as."""
+    return np.uint32(zlib.crc32(path.encode()))
 
 
 def abstractly(run: Callable[..., Any], *trees: PyTree) -> Any:

@@ -59,12 +59,22 @@ def tree() -> dict[str, Any]:
 
 
 def model(params: Any, x: jax.Array) -> dict[str, jax.Array]:
-    """A network that uses every leaf; the bf16 branch leaves the others exact."""
+    """A network that uses every leaf; the bf16 branch leaves the others exact.
+
+    Rows that a transform added beside the first two kernels join the hidden states.
+    """
     h = jnp.tanh(x @ params["first"]["kernel"] + params["first"]["bias"][None])
+    h = _joined(h, params["first"])
     h = jnp.tanh(h @ params["second"]["kernel"]) * params["norm"]["scale"][None]
+    h = _joined(h, params["second"])
     h, _ = lax.scan(lambda h, w: (jnp.tanh(h @ w), None), h, params["layers"]["kernel"])
     half = x.astype(jnp.bfloat16) @ params["half"]["kernel"]
     return {"half": half, "main": h[:, params["order"]]}
+
+
+def _joined(h: jax.Array, layer: Any) -> jax.Array:
+    rows = layer.get("prefix")
+    return h if rows is None else h + jnp.tanh(rows).mean(0)[None]
 
 
 def loss(out: dict[str, jax.Array]) -> jax.Array:
@@ -74,3 +84,25 @@ def loss(out: dict[str, jax.Array]) -> jax.Array:
         flat = leaf.astype(jnp.float32).reshape(-1)
         total += jnp.sum(flat * (flat + np.linspace(-1, 2, flat.size, dtype="f4")))
     return total
+
+
+def filled(tx: lrk.Transform, params: Any, seed: int = 9) -> lrk.State:
+    """A state whose trainable leaves are plain numbers: nothing is drawn."""
+    shapes = jax.eval_shape(tx.init, jax.random.key(0), params).trainable
+    leaves, treedef = jax.tree.flatten(shapes)
+    new = [jnp.asarray(numbers(seed + i, *x.shape)) for i, x in enumerate(leaves)]
+    fixed = jax.jit(lambda params: tx.init(jax.random.key(0), params).fixed)(params)
+    return lrk.State(jax.tree.unflatten(treedef, new), fixed)
+
+
+def layer_products(w: Any, x: jax.Array, i: jax.Array) -> tuple[jax.Array, ...]:
+    """Products of `x: [n, k]` with layers of `w: [l, k, a, b]`, reached in four ways.
+
+    A scan over all, one batched product of all, layer 1, and layer `i`.
+    """
+
+    def one(w: Any) -> jax.Array:
+        return jnp.einsum("nk,kab->nab", x, w)
+
+    scanned = lax.scan(lambda c, w: (c, one(w)), 0, w)[1]
+    return scanned, jnp.einsum("nk,lkab->lnab", x, w), one(w[1]), one(w[i])

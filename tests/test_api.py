@@ -29,17 +29,21 @@ LAYERS = (
     (
         "_tree",
         "_select",
+        "_kinds",
         "_axes",
         "_combine",
         "_adapted",
         "_check",
         "_many",
         "_partition",
+        "_ranks",
+        "_shared",
     ),
     ("operators",),
+    ("_parts", "_route"),
     ("lifting",),
 )
-FAMILIES = ("adapters", "merging", "rram", "subspace", "analysis")
+FAMILIES = ("adapters", "merging", "rram", "subspace", "analysis", "quantization")
 FAMILIES += ("models", "training")
 # Above the families: what a file holds becomes their transforms, and back.
 GATES = ("interop",)
@@ -54,8 +58,8 @@ EXTRA_PACKAGES = {
     "_files": {"safetensors"},  # imported by models, interop and cli alone
     "analysis": {"matplotlib", "pandas"},  # found by plot() and to_pandas() alone
     "rram": {"scipy"},  # the assignment solver; JAX depends on it
-    "models": {"flax", "safetensors", "tokenizers"},
-    "training": {"flax", "optax", "orbax"},
+    "models": {"flax", "jinja2", "safetensors", "tokenizers"},
+    "training": {"flax", "optax", "orbax", "tqdm"},
     "interop": {"safetensors"},
     "cli": {"tyro"},
 }

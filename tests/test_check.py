@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 import lowrank as lrk
@@ -85,3 +86,16 @@ def test_a_state_of_a_chain_is_refused_by_its_member():
         ValueError, match="expected a state of dicts by path, got tuple"
     ):
         _check.check_state("test", {}, lrk.State(({},), ({},)))
+
+
+def test_names_every_entry_that_is_missing_or_of_another_shape():
+    found = {"shared/a": {"x": np.ones((2, 3)), "y": np.ones(2)}}
+    wanted = {"shared/a": {"x": (None, 3), "y": (3,), "z": ()}, "shared/b": {"x": ()}}
+    expected = (
+        r"'y' at 'shared/a': expected shape \(3\), got \(2,\); 'shared/a' lacks 'z'; "
+        "'shared/b' lacks 'x'"
+    )
+    with pytest.raises(ValueError, match=expected):
+        _check.check_shapes("me", found, wanted)
+    with pytest.raises(ValueError, match=r"expected shape \(any\), got \(2, 3\)"):
+        _check.check_shapes("me", found, {"shared/a": {"x": (None,)}})

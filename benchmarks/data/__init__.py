@@ -20,7 +20,7 @@ from benchmarks.data.catalog import CATALOG, load
 from benchmarks.data.images import as_float, fashion_mnist, mnist
 from benchmarks.data.text import sentiment, sms_spam, trec, wordnet_topics
 from benchmarks.data.tokens import Tokens, encode, load_tokenizer
-from benchmarks.data.weights import minilm_dir, minilm_sre_dir
+from benchmarks.data.weights import minilm_dir, minilm_sre_dir, smollm2_file
 
 __all__ = [
     "ARTIFACTS",
@@ -46,6 +46,7 @@ __all__ = [
     "mnist",
     "multi_task_batches",
     "sentiment",
+    "smollm2_file",
     "sms_spam",
     "trec",
     "wordnet_topics",

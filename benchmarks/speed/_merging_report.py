@@ -4,7 +4,7 @@ from typing import Any
 
 from benchmarks.record import Record, Records
 from benchmarks.report import Block, Heading, Table, Text
-from benchmarks.speed._lora_report import Goal
+from benchmarks.speed._goals import Goal, goal_table
 from benchmarks.speed._merging_dense import DENSE
 from benchmarks.speed._merging_methods import FACTORED, METHODS
 from benchmarks.speed._merging_peers import TYPES
@@ -70,18 +70,6 @@ def _units(record: Record | None, name: str, width: int | None) -> float | None:
     own = record.metrics.get(str(width), {})
     temp = own.get("temp_mb", {}).get(name)
     return None if temp is None else temp / own["unit_mb"]
-
-
-def _goal_table(records: Records) -> Table:
-    found = goals(records)
-    return Table(
-        ["lowrank's ...", "at most", "measured", "verdict"],
-        [[goal.text, goal.limit, goal.value, goal.verdict()] for goal in found],
-        caption="What is to be reached, and whether it is.",
-        notes=["At most 0.05 is at least twenty times faster."],
-        align="lrll",
-        sources=[goal.source for goal in found],
-    )
 
 
 def _cells(record: Record | None, name: str) -> list[Any]:
@@ -157,7 +145,7 @@ def blocks(records: Records) -> list[Block]:
     found: list[Block] = [
         Heading("Speed of merging"),
         Text(INTRODUCTION),
-        _goal_table(records),
+        goal_table(goals(records), "At most 0.05 is at least twenty times faster."),
     ]
     for size, record in _timed(records).items():
         found += [Heading(f"N = {size}", 3), _times_table(size, record)]

@@ -5,7 +5,7 @@ from typing import Any
 
 from benchmarks.record import Record, Records
 from benchmarks.report import Block, Heading, Table, Text
-from benchmarks.speed._lora_report import Goal
+from benchmarks.speed._goals import Goal, goal_table
 
 NETWORKS = {"mlp": "MLP 784-512-10", "lenet": "LeNet-5"}
 LIMITS = {"chip": 1.6, "read": 1.8, "converters": 2.0}
@@ -132,19 +132,6 @@ def _traces(record: Record | None) -> list[Goal]:
     return [Goal(text, 1, count, record)]
 
 
-def _goal_table(records: Records) -> Table:
-    found = goals(records)
-    return Table(
-        ["lowrank's ...", "at most", "measured", "verdict"],
-        [[goal.text, goal.limit, goal.value, goal.verdict()] for goal in found],
-        caption="What is to be reached, and whether it is.",
-        notes=["At most 0.5 is at least twice, 0.2 five times as fast."],
-        align="lrll",
-        digits={"at most": 1, "measured": 2},
-        sources=[goal.source for goal in found],
-    )
-
-
 def _own(record: Record | None, name: str) -> Any:
     """The time of lowrank at the same noise, over a peer's; a dash where none is."""
     if record is None or name not in record.metrics.get("contenders", {}):
@@ -243,7 +230,11 @@ def blocks(records: Records) -> list[Block]:
     found: list[Block] = [
         Heading("Speed of chips"),
         Text(INTRODUCTION),
-        _goal_table(records),
+        goal_table(
+            goals(records),
+            "At most 0.5 is at least twice, 0.2 five times as fast.",
+            {"at most": 1, "measured": 2},
+        ),
     ]
     for network, title in NETWORKS.items():
         step, many = (records.get(f"{w}-{network}") for w in ("step", "chips"))

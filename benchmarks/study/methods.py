@@ -1,6 +1,7 @@
 """The methods of the studies: transforms, what they train, and the masks compared."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -19,13 +20,13 @@ class Method(NamedTuple):
 
     Attributes:
         title: What tables call it.
-        kind: Which transform it trains: `lora`, `full` or `dora`.
+        kind: Which transform it trains: a key of `MAKERS`.
         trains_a: Whether `A` is trained.
         mask: How its mask on `B` is found, or an empty string for none.
         density: Share of `B` that the mask keeps.
         steps: Its steps, as a multiple of the others'.
         rank: Rank that it trains; 0 for the rank of the study.
-        only: What a path must hold to be trained; empty for all.
+        only: A pattern that a path must hold to be trained; empty for all.
         fresh_a: Whether its `A` is drawn anew after its mask was found.
         draw: How its `A` is drawn, a key of `DRAWS`; empty for LoRA's own uniform one.
         shared_a: Whether all tasks of a seed have one `A`.
@@ -95,21 +96,68 @@ PROJECTION = {
     for draw, title in DRAW_TITLES.items()
     for shared in (False, True)
 }
+# What to adapt with about as many numbers, and how many ranks: LoRA's own questions.
+PLACES = {
+    "query": ("query", "self/query", 8),
+    "key": ("key", "self/key", 8),
+    "value": ("value", "self/value", 8),
+    "out": ("attention's output", "attention/output", 8),
+    "query-value": ("query and value", "self/(query|value)", 4),
+    "attention": ("all of attention", ATTENTION, 2),
+    "wide": ("both feed-forward matrices", r"\d/(intermediate|output)/", 2),
+    "all": ("all six", "", 1),
+}
+RANKS = (1, 2, 4, 8, 64)
+QUESTIONS = {
+    f"{name}-r{rank}": Method(
+        f"{PLACES[name][0]}, rank {rank}",
+        trains_a=True,
+        rank=rank,
+        only=PLACES[name][1],
+    )
+    for name, rank in (
+        *((name, rank) for name, (_, _, rank) in PLACES.items()),
+        *((name, rank) for name in ("query-value", "all") for rank in RANKS),
+    )
+}
 SMALLER = {"lora-r2": Method("LoRA, rank 2", trains_a=True, rank=2)}
+STORED = ("lora", "lori-d", "lori-s", *PROJECTION, "all-r4", "all-r8", "all-r64")
 METHODS = (
     HEADLINE
     | SWEEP
     | SMALLER
+    | QUESTIONS
     | {name: method for name, method in PROJECTION.items() if name not in HEADLINE}
 )
 
 
+def _network(cut: Cut, rank: int) -> lrk.Transform:
+    """A network behind each product that writes into the residual stream."""
+    del cut
+    ends = r"^layer/\d+/(attention/output|output)/dense/kernel$"
+    return lrk.bottleneck(
+        rank,
+        activation=jax.nn.gelu,
+        bias=lambda path: path.replace("kernel", "bias"),
+        select=lrk.matching(ends),
+    )
+
+
+def _scaled(make: Any) -> Callable[[Cut, int], lrk.Transform]:
+    return lambda cut, rank: make(rank, alpha=SCALE * rank, select=kernels(cut))
+
+
+MAKERS: dict[str, Callable[[Cut, int], lrk.Transform]] = {
+    "lora": _scaled(lrk.lora),
+    "dora": _scaled(lrk.dora),
+    "full": lambda cut, _: lrk.full(select=kernels(cut)),
+    "bottleneck": _network,
+}
+
+
 def transform(method: Method, cut: Cut, rank: int) -> lrk.Transform:
     """The transform that a method trains."""
-    if method.kind == "full":
-        return lrk.full(select=kernels(cut))
-    make = lrk.dora if method.kind == "dora" else lrk.lora
-    return make(rank, alpha=SCALE * rank, select=kernels(cut))
+    return MAKERS[method.kind](cut, rank)
 
 
 def keep(method: Method, trainable: Any, mask: Mapping[str, Any] | None) -> Any:
@@ -118,7 +166,7 @@ def keep(method: Method, trainable: Any, mask: Mapping[str, Any] | None) -> Any:
         return jax.tree.map(lambda _: np.float32(1), trainable)
     found = {}
     for path, own in trainable.items():
-        used = np.float32(method.only in path)
+        used = np.float32(re.search(method.only, path) is not None)
         a = np.ones_like(own["a"]) * np.float32(method.trains_a) * used
         b = np.ones_like(own["b"]) * used
         if method.rank:

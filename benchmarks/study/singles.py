@@ -179,7 +179,7 @@ class Singles:
             numbers,
             time.perf_counter() - begin,
         )
-        if name in ("lora", "lori-d", "lori-s") or name in ways.PROJECTION:
+        if name in ways.STORED:
             self.store.save_arrays(row, _storable(single), config=given)
         return single
 

@@ -19,7 +19,7 @@ import optax
 
 import lowrank as lrk
 from benchmarks import stats
-from benchmarks.study.encoder import Cut, features
+from benchmarks.study.encoder import EVAL_BATCH, Cut, features
 from benchmarks.study.tasks import Suite
 
 OPTIMIZER = optax.chain(optax.clip_by_global_norm(1.0), optax.scale_by_adam())
@@ -144,6 +144,25 @@ class Trainer:
         pooled = features(self.cut, params, own.hidden[task], own.mask[task])
         kernel, bias = (np.asarray(x) for x in head)
         return (pooled @ kernel + bias)[:number, : self.suite.classes[task]]
+
+    def lifted(
+        self, name: str, tx: lrk.Transform, state: lrk.State, hidden: Any, mask: Any
+    ) -> np.ndarray:
+        """Pooled outputs `[n, width]` by lift: a network inside has no dense form."""
+        if ("lifted", name) not in self._compiled:
+
+            def run(params: Any, state: Any, hidden: Any, mask: Any) -> Any:
+                adapted = tx.apply(params, state)
+                pool = lrk.lift(self.cut.pool)
+                return jax.lax.map(
+                    lambda part: pool(adapted, part[0][None], part[1][None])[0],
+                    (hidden, mask),
+                    batch_size=EVAL_BATCH,
+                )
+
+            self._compiled["lifted", name] = jax.jit(run)
+        program = self._compiled["lifted", name]
+        return np.asarray(program(self.cut.params, state, hidden, mask))
 
     def head(self, task: int) -> tuple[Any, Any]:
         """The head that the task's probe gives."""

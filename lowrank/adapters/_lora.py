@@ -40,18 +40,37 @@ def draw_factor(
     return drawn.reshape(*stack, fan_in, fan_out)
 
 
-def check_rank(who: str, rank: Any) -> int:
-    """A rank as an int; what is no positive integer is refused.
+def draw_pair(
+    key: Array,
+    path: Path,
+    sizes: Axes,
+    rank: int,
+    init: Initializer,
+    init_b: Initializer,
+) -> dict[str, Array]:
+    """`a` and `b` of a leaf, by its own key; `sizes` are those of its axes."""
+    for_a, for_b = jax.random.split(_tree.leaf_key(key, path))
+    n, m = math.prod(sizes.inputs), math.prod(sizes.outputs)
+    a = draw_factor(init, for_a, sizes.stack, n, rank)
+    b = draw_factor(init_b, for_b, sizes.stack, rank, m)
+    return {
+        "a": a.reshape(*sizes.stack, *sizes.inputs, rank),
+        "b": b.reshape(*sizes.stack, rank, *sizes.outputs),
+    }
+
+
+def check_rank(who: str, rank: Any, name: str = "rank") -> int:
+    """A rank or another size as an int; what is no positive integer is refused.
 
     Raises:
         TypeError: If the rank is not an int.
         ValueError: If it is below 1.
     """
     if isinstance(rank, bool) or not hasattr(rank, "__index__"):
-        raise TypeError(f"{who}: rank must be an int, got {rank!r}.")
+        raise TypeError(f"{who}: {name} must be an int, got {rank!r}.")
     rank = operator.index(rank)
     if rank < 1:
-        raise ValueError(f"{who}: rank must be at least 1, got {rank}.")
+        raise ValueError(f"{who}: {name} must be at least 1, got {rank}.")
     return rank
 
 
@@ -111,7 +130,8 @@ def lora(
     Args:
         rank: Inner size `r`, at least 1 and at most the smaller side of each leaf.
         alpha: The scale is `alpha / rank`; None for a scale of 1. May be traced.
-        scale: The scale itself, in place of `alpha`. May be traced.
+        scale: The scale itself, in place of `alpha`: `alpha / rank**0.5` is rsLoRA. May
+            be traced.
         select: Which leaves to adapt; called once, in `init`, as `select(path, leaf)`.
         axes: Axes by path for leaves that have not exactly two, or whose first is not
             the input: what `trace_axes` returns. It selects nothing: `select` does.
@@ -156,17 +176,12 @@ def lora(
         chosen = selected("lora", params, select)
         found = resolve("lora", chosen, axes)
         check_leaves("lora", rank, chosen, found)
-        trainable = {}
-        for path, leaf in chosen.items():
-            sizes = found[path].sizes(leaf.shape)
-            for_a, for_b = jax.random.split(_tree.leaf_key(key, path))
-            n, m = math.prod(sizes.inputs), math.prod(sizes.outputs)
-            a = draw_factor(init, for_a, sizes.stack, n, rank)
-            b = draw_factor(init_b, for_b, sizes.stack, rank, m)
-            trainable[path] = {
-                "a": a.reshape(*sizes.stack, *sizes.inputs, rank),
-                "b": b.reshape(*sizes.stack, rank, *sizes.outputs),
-            }
+        trainable = {
+            path: draw_pair(
+                key, path, found[path].sizes(leaf.shape), rank, init, init_b
+            )
+            for path, leaf in chosen.items()
+        }
         fixed = {p: {"scale": jnp.asarray(number, jnp.float32)} for p in chosen}
         return State(trainable, fixed)
 

@@ -24,6 +24,7 @@ from lowrank.adapters._lora import (
 from lowrank.operators import LowRank
 
 _IMPLEMENTATION = "threefry2x32"
+_ADVICE = "Extract it with lrk.lori_mask from a state of the same selection and rank"
 
 
 def scatter(
@@ -102,7 +103,7 @@ def lori(
     rank = check_rank("lori", rank)
     check_select("lori", select)
     number = scale_of("lori", rank, alpha, scale)
-    kept = None if mask is None else _kept(mask)
+    kept = None if mask is None else kept_entries("lori", mask)
 
     def start(key: Array, params: PyTree) -> State:
         _check.check_key("lori", key)
@@ -111,7 +112,7 @@ def lori(
         check_leaves("lori", rank, chosen, found)
         shapes = {p: _shapes(x, found[p], rank) for p, x in chosen.items()}
         if kept is not None:
-            _check_masks(kept, {p: s.b for p, s in shapes.items()})
+            check_masks("lori", kept, {p: s.b for p, s in shapes.items()}, _ADVICE)
         trainable, fixed = {}, {}
         for path, shape in shapes.items():
             seed = jax.random.bits(_tree.leaf_key(key, path), (2,), jnp.uint32)
@@ -180,14 +181,14 @@ def _draw(init: Initializer, seed: Array, shape: _Factors) -> Array:
     return drawn.reshape(shape.a)
 
 
-class _Kept(NamedTuple):
+class Kept(NamedTuple):
     """The kept entries of one mask."""
 
     index: np.ndarray
     shape: tuple[int, ...]
 
 
-def _kept(mask: Mapping[Path, Any]) -> dict[Path, _Kept]:
+def kept_entries(who: str, mask: Mapping[Path, Any]) -> dict[Path, Kept]:
     """Places of the ones of every mask.
 
     Raises:
@@ -197,15 +198,15 @@ def _kept(mask: Mapping[Path, Any]) -> dict[Path, _Kept]:
     traced = [p for p, m in mask.items() if not _is_array(m)]
     if traced:
         raise TypeError(
-            f"lori: the mask is not concrete at {traced}, but its number of ones is a "
-            "shape. Call lrk.lori_mask outside jit."
+            f"{who}: the mask is not concrete at {traced}, but its number of ones is a "
+            "shape. Make it outside jit."
         )
     arrays = {path: np.asarray(m) for path, m in mask.items()}
     wrong = [p for p, m in arrays.items() if not np.isin(m, (0, 1)).all()]
     if wrong:
-        raise ValueError(f"lori: masks must hold 0 and 1, unlike those at {wrong}.")
+        raise ValueError(f"{who}: masks must hold 0 and 1, unlike those at {wrong}.")
     return {
-        path: _Kept(np.flatnonzero(m).astype(np.int32), m.shape)
+        path: Kept(np.flatnonzero(m).astype(np.int32), m.shape)
         for path, m in arrays.items()
     }
 
@@ -214,8 +215,14 @@ def _is_array(mask: Any) -> bool:
     return isinstance(mask, np.ndarray) or _compat.is_concrete(mask)
 
 
-def _check_masks(kept: Mapping[Path, _Kept], wanted: Mapping[Path, Any]) -> None:
-    """Refuse masks that do not fit the selected leaves."""
+def check_masks(
+    who: str, kept: Mapping[Path, Kept], wanted: Mapping[Path, Any], advice: str
+) -> None:
+    """Refuse masks that do not fit the selected leaves.
+
+    Raises:
+        ValueError: If there are any; all are named.
+    """
     bad = [f"'{path}': no mask" for path in wanted if path not in kept]
     bad += [f"'{path}': not selected" for path in kept if path not in wanted]
     bad += [
@@ -224,7 +231,4 @@ def _check_masks(kept: Mapping[Path, _Kept], wanted: Mapping[Path, Any]) -> None
         if path in kept and kept[path].shape != wanted[path]
     ]
     if bad:
-        raise ValueError(
-            f"lori: the mask does not fit: {'; '.join(bad)}. Extract it with "
-            "lrk.lori_mask from a state of the same selection and rank."
-        )
+        raise ValueError(f"{who}: the mask does not fit: {'; '.join(bad)}. {advice}.")

@@ -6,8 +6,9 @@ from typing import Any
 import jax.numpy as jnp
 
 from lowrank._base import Array, PyTree
-from lowrank.merging._common import Parts, weights_by_path
-from lowrank.merging._factors import adapted, assemble
+from lowrank._parts import Parts, adapted
+from lowrank.merging._common import weights_by_path
+from lowrank.merging._factors import assemble
 from lowrank.operators import Delta, LowRank
 from lowrank.operators._dispatch import scaled
 

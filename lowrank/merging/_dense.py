@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 
 from lowrank._base import Array, Operator, Path, PyTree
-from lowrank.merging._common import Parts
-from lowrank.merging._factors import Layout, adapted, wide
+from lowrank._parts import Parts, adapted
+from lowrank.merging._factors import Layout, wide
 from lowrank.operators import Delta, LowRank
 
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from lowrank import _tree
 from lowrank._adapted import split
 from lowrank._base import Array, Operator, Path, PyTree
-from lowrank.merging._common import Parts, check_axes, parts
+from lowrank._parts import Parts, adapted
 from lowrank.operators import Delta, LowRank
 from lowrank.operators._dispatch import scaled
 
@@ -113,43 +113,6 @@ def factored(who: str, trees: Sequence[PyTree]) -> dict[Path, Matrices | Plain]:
             or factors of one leaf hold different axes; all such leaves are named.
     """
     return {path: _leaf(own) for path, own in adapted(who, trees).items()}
-
-
-def adapted(who: str, trees: Sequence[PyTree]) -> dict[Path, Parts]:
-    """The leaves that a tree adapts, by low-rank terms and plain deltas alone.
-
-    Returns:
-        By path, in the order of the tree.
-
-    Raises:
-        TypeError: If `trees` is no list.
-        ValueError: If the bases differ, a term is neither low-rank nor a plain delta,
-            or factors of one leaf hold different axes; all such leaves are named.
-    """
-    found = parts(who, trees)
-    check_terms(who, found)
-    check_axes(who, found)
-    return {path: own for path, own in found.items() if any(own.terms)}
-
-
-def check_terms(who: str, found: Mapping[Path, Parts]) -> None:
-    """Refuse terms that are neither low-rank nor plain deltas.
-
-    Raises:
-        ValueError: If there are any; all are named.
-    """
-    odd = [
-        f"'{path}' ({type(term).__name__})"
-        for path, leaf in found.items()
-        for terms in leaf.terms
-        for term in terms
-        if type(term) not in (LowRank, Delta)
-    ]
-    if odd:
-        raise ValueError(
-            f"{who}: cannot merge {', '.join(dict.fromkeys(odd))}. Merge low-rank "
-            "terms and plain deltas; evaluate dropout states under dropout=0."
-        )
 
 
 def assemble(who: str, tree: PyTree, merged: Mapping[Path, Any]) -> PyTree:

@@ -11,7 +11,8 @@ from jaxtyping import Array, Float
 
 from lowrank import _compat
 from lowrank._base import Path, PyTree, is_array
-from lowrank.merging._common import parts, weights_by_path
+from lowrank._parts import parts
+from lowrank.merging._common import weights_by_path
 
 Merge = Callable[[Sequence[PyTree], Any], PyTree]
 Group = Callable[[Path], str]

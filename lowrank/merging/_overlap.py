@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 
 from lowrank._base import Array, Path, PyTree
-from lowrank.merging._common import check_axes, parts
+from lowrank._parts import check_axes, parts
 from lowrank.operators import LowRank
 
 

@@ -10,13 +10,8 @@ import numpy as np
 
 from lowrank import _check, _compat, _tree
 from lowrank._base import Array, Path, PyTree
-from lowrank.merging._common import (
-    Parts,
-    check_axes,
-    check_number,
-    parts,
-    weights_by_path,
-)
+from lowrank._parts import Parts, check_axes, parts
+from lowrank.merging._common import check_number, weights_by_path
 from lowrank.merging._dense import Dense, dense_deltas
 from lowrank.merging._factors import assemble, wide
 from lowrank.merging._terms import roots

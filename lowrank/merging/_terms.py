@@ -8,8 +8,8 @@ import jax.numpy as jnp
 
 from lowrank import _compat
 from lowrank._base import Array, Path, PyTree
+from lowrank._parts import adapted
 from lowrank.merging._common import weights_by_path
-from lowrank.merging._factors import adapted
 from lowrank.operators import Delta, LowRank
 from lowrank.operators._dispatch import scaled
 

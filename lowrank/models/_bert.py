@@ -1,14 +1,14 @@
 """The BERT encoder, with the parameter names of the public checkpoints."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import ArrayLike, DTypeLike
 
 from lowrank.models._bert_config import BertConfig
-from lowrank.models._bert_layers import Embeddings, Encoder, Factory, Layer, Pooler
+from lowrank.models._bert_layers import Embeddings, Encoder, Factory, Pooler
+from lowrank.models._layers import check_ids, run
+from lowrank.models._optional import all_seen, count
 
 
 class Bert(nnx.Module):
@@ -21,6 +21,13 @@ class Bert(nnx.Module):
     the public checkpoints with `/` for `.` and `kernel`, `scale`, `embedding` for
     `weight`: `encoder/layer/0/attention/self/query/kernel`,
     `embeddings/word_embeddings/embedding`, ...
+
+    A parameter tree may hold further leaves. `prompt: [p, width]` beside
+    `embeddings/word_embeddings/embedding` stands in front of the words, at positions 0
+    to `p - 1`, with type 0; the words follow at `p`, all see it, and its own states are
+    left out of the result. `prefix: [p, width]` beside `key/kernel`, and as many rows
+    beside `value/kernel`, are keys and values of further positions that all tokens of
+    that layer see; the tokens keep their positions.
 
     Args:
         config: Sizes.
@@ -35,7 +42,8 @@ class Bert(nnx.Module):
     Raises:
         TypeError: At the call, if the token ids are not integers.
         ValueError: At the call, if the ids are not `[batch, length]`, longer than
-            `max_position_embeddings`, or unlike the mask or token types in shape.
+            `max_position_embeddings` together with a prompt, or unlike the mask or
+            token types in shape; or if keys and values have prefixes of two lengths.
 
     Example:
         >>> import jax.numpy as jnp
@@ -90,12 +98,15 @@ class Bert(nnx.Module):
         ids = jnp.asarray(token_ids)
         mask = None if attention_mask is None else jnp.asarray(attention_mask)
         types = None if token_type_ids is None else jnp.asarray(token_type_ids)
-        _check_inputs(ids, mask, types, self.config.max_position_embeddings)
+        rows = count(self.embeddings.word_embeddings.prompt)
+        inputs = {"attention_mask": mask, "token_type_ids": types}
+        check_ids(type(self).__name__, ids, self.config.longest, rows, **inputs)
         types = jnp.zeros_like(ids) if types is None else types
         hidden = self.embeddings(ids, types)
+        mask = all_seen(mask, hidden.shape[1])
         for layer in self.encoder.layer:
-            hidden = (_run_remat if self.remat else _run)(layer, hidden, mask)
-        return hidden
+            hidden = run(layer, hidden, mask, remat=self.remat)
+        return hidden[:, rows:] if rows else hidden
 
     def pooled(self, hidden: ArrayLike) -> jax.Array:
         """Apply the checkpoint's pooler, `tanh(h_0 W + b)`: `[batch, width]`."""
@@ -139,44 +150,3 @@ def mean_pool(hidden: ArrayLike, mask: ArrayLike) -> jax.Array:
     total = jnp.sum(jnp.where(keep != 0, hidden.astype(wide), 0), axis=-2)
     count = jnp.maximum(jnp.sum(keep, axis=-2), 1)
     return (total / count).astype(hidden.dtype)
-
-
-def _run(layer: Layer, hidden: jax.Array, mask: jax.Array | None) -> jax.Array:
-    """Run one layer."""
-    return layer(hidden, mask)
-
-
-def _run_remat(layer: Layer, hidden: jax.Array, mask: jax.Array | None) -> jax.Array:
-    """Run one layer that the backward pass runs again."""
-    graphdef, params = nnx.split(layer)
-
-    def run(params: Any, hidden: jax.Array, mask: jax.Array | None) -> jax.Array:
-        return nnx.merge(graphdef, params)(hidden, mask)
-
-    return jax.checkpoint(run)(params, hidden, mask)
-
-
-def _check_inputs(
-    ids: jax.Array, mask: jax.Array | None, types: jax.Array | None, longest: int
-) -> None:
-    """Refuse ids, masks and types of the wrong kind or shape."""
-    if not jnp.issubdtype(ids.dtype, jnp.integer):
-        raise TypeError(
-            f"Bert: wrong token_ids: expected integers, got {ids.dtype}. Pass the ids "
-            "that the tokenizer gives."
-        )
-    if ids.ndim != 2 or ids.shape[1] > longest:
-        raise ValueError(
-            "Bert: wrong token_ids: expected shape (batch, length) with length at "
-            f"most {longest}, got {ids.shape}. Batch one text as ids[None]; cut longer "
-            "ones."
-        )
-    wrong = [
-        f"'{name}': expected shape {ids.shape}, got {array.shape}"
-        for name, array in (("attention_mask", mask), ("token_type_ids", types))
-        if array is not None and array.shape != ids.shape
-    ]
-    if wrong:
-        raise ValueError(
-            f"Bert: wrong inputs at {'; '.join(wrong)}. Pass one entry per token."
-        )

@@ -1,6 +1,8 @@
 """Sizes of a BERT encoder."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
+
+from lowrank.models._config import check_sizes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,17 +46,9 @@ class BertConfig:
 
     def __post_init__(self) -> None:
         """Refuse impossible sizes."""
-        wrong = []
-        for field in fields(self):
-            value, least = getattr(self, field.name), 1 if field.type is int else 0
-            if value < least:
-                wrong.append(f"'{field.name}': expected at least {least}, got {value}")
-        if not wrong and self.hidden_size % self.num_attention_heads:
-            wrong.append(
-                f"'hidden_size': expected a multiple of {self.num_attention_heads} "
-                f"heads, got {self.hidden_size}"
-            )
-        if wrong:
-            raise ValueError(
-                f"BertConfig: wrong sizes at {'; '.join(wrong)}. Correct the config."
-            )
+        check_sizes(self, [("hidden_size", "num_attention_heads")])
+
+    @property
+    def longest(self) -> int:
+        """Longest input, in tokens."""
+        return self.max_position_embeddings

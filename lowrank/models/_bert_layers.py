@@ -7,84 +7,91 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
-from lowrank.models._bert_config import BertConfig
+from lowrank.models import _layers
+from lowrank.models._layers import attend, split_heads
+from lowrank.models._optional import Projection, Words, all_seen
 
 
-class Factory:
+class Factory(_layers.Factory):
     """Makes the leaf modules of one model from its config, dtypes and streams."""
 
     def __init__(
         self,
-        config: BertConfig,
+        config: Any,  # BertConfig, or the like of another encoder
         dtype: DTypeLike,
         param_dtype: DTypeLike,
         rngs: nnx.Rngs,
     ):
+        super().__init__(config.initializer_range, dtype, param_dtype, rngs)
         self.config = config
-        self.init = jax.nn.initializers.normal(config.initializer_range)
-        self.kwargs: dict[str, Any] = {
-            "dtype": dtype,
-            "param_dtype": param_dtype,
-            "rngs": rngs,
-        }
 
-    def dense(self, n: int, m: int) -> nnx.Linear:
-        return nnx.Linear(n, m, kernel_init=self.init, **self.kwargs)
+    def projection(self, n: int, m: int) -> Projection:
+        return Projection(n, m, kernel_init=self.normal, **self.kwargs)
 
     def embed(self, n: int) -> nnx.Embed:
-        width = self.config.hidden_size
-        return nnx.Embed(n, width, embedding_init=self.init, **self.kwargs)
+        return self.embedding(n, self.config.hidden_size)
+
+    def words(self) -> Words:
+        sizes = self.config.vocab_size, self.config.hidden_size
+        return Words(*sizes, embedding_init=self.normal, **self.kwargs)
 
     def norm(self) -> nnx.LayerNorm:
-        return nnx.LayerNorm(
-            self.config.hidden_size,
-            epsilon=self.config.layer_norm_eps,
-            # The fast form E[x^2] - E[x]^2 cancels, and epsilon is only 1e-12.
-            use_fast_variance=False,
-            **self.kwargs,
-        )
+        return self.layer_norm(self.config.hidden_size, self.config.layer_norm_eps)
 
 
 class Embeddings(nnx.Module):
-    """Sum of word, position and type embeddings, normalised."""
+    """Sum of word, position and type embeddings, normalised.
+
+    A prompt stands in front of the words and takes the first positions and type 0.
+    """
 
     def __init__(self, make: Factory):
-        self.word_embeddings = make.embed(make.config.vocab_size)
+        self.word_embeddings = make.words()
         self.position_embeddings = make.embed(make.config.max_position_embeddings)
         self.token_type_embeddings = make.embed(make.config.type_vocab_size)
         self.LayerNorm = make.norm()
 
     def __call__(self, ids: jax.Array, types: jax.Array) -> jax.Array:
-        positions = self.position_embeddings(jnp.arange(ids.shape[1])[None])
-        words = self.word_embeddings(ids) + self.token_type_embeddings(types)
+        words = self.word_embeddings(ids)
+        length = words.shape[1]
+        if length > ids.shape[1]:
+            types = jnp.pad(types, ((0, 0), (length - ids.shape[1], 0)))
+        positions = self.position_embeddings(self.positions(ids, length - ids.shape[1]))
+        words = words + self.token_type_embeddings(types)
         return self.LayerNorm(words + positions)
+
+    def positions(self, ids: jax.Array, rows: int) -> jax.Array:
+        """Rows of the position embeddings, those of a prompt of `rows` first."""
+        return jnp.arange(rows + ids.shape[1])[None]
 
 
 class SelfAttention(nnx.Module):
-    """Multi-head attention before its output projection."""
+    """Multi-head attention before its output projection.
+
+    Prefixes of the keys and values are further positions that every token sees.
+    """
 
     def __init__(self, make: Factory):
         width = make.config.hidden_size
         self.heads = make.config.num_attention_heads
         self.query = make.dense(width, width)
-        self.key = make.dense(width, width)
-        self.value = make.dense(width, width)
+        self.key = make.projection(width, width)
+        self.value = make.projection(width, width)
 
     def __call__(self, hidden: jax.Array, mask: jax.Array | None) -> jax.Array:
-        batch, length, width = hidden.shape
-        split = (batch, length, self.heads, width // self.heads)
         q, k, v = (
-            dense(hidden).reshape(split) for dense in (self.query, self.key, self.value)
+            split_heads(dense(hidden), self.heads)
+            for dense in (self.query, self.key, self.value)
         )
-        wide = jnp.promote_types(q.dtype, jnp.float32)
-        scores = jnp.einsum("bqhd,bkhd->bhqk", q, k, preferred_element_type=wide)
-        scores = scores / split[-1] ** 0.5
-        if mask is not None:
-            # Finite, so that a row of padding only gives numbers and no NaN.
-            lowest = jnp.finfo(wide).min
-            scores = jnp.where((mask != 0)[:, None, None, :], scores, lowest)
-        weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
-        return jnp.einsum("bhqk,bkhd->bqhd", weights, v).reshape(hidden.shape)
+        if k.shape != v.shape:
+            length = hidden.shape[1]
+            raise ValueError(
+                f"Bert: the prefix of the keys has {k.shape[1] - length} rows, that of "
+                f"the values {v.shape[1] - length}: expected as many. Give both one "
+                "length."
+            )
+        mask = all_seen(mask, k.shape[1])
+        return attend(q, k, v, None if mask is None else mask[:, None, :])
 
 
 class Output(nnx.Module):

@@ -1,12 +1,12 @@
-"""BERT checkpoints in local directories: `config.json` and safetensors files."""
+"""Checkpoints in local directories: `config.json` and safetensors files."""
 
 import dataclasses
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,186 +16,237 @@ from jax.typing import DTypeLike
 
 from lowrank import _files
 from lowrank._files import FLOATS, Stored
-from lowrank.models._bert import Bert
-from lowrank.models._bert_config import BertConfig
-from lowrank.models._functional import flatten, functional, nest, to_path
+from lowrank.models._functional import Params, flatten, functional, nest, to_path
+from lowrank.models._stack import stack_layers, unstack_layers
 
 CONFIG = "config.json"
-# A buffer 0, 1, 2, ... that older writers store: it is no parameter.
-BUFFERS = ("embeddings.position_ids",)
-# What the forward pass here computes; a checkpoint that says otherwise is refused.
-SUPPORTED = {
-    "model_type": ("bert",),
-    "hidden_act": ("gelu", "gelu_python"),
-    "position_embedding_type": ("absolute",),
-    "is_decoder": (False,),
-    "add_cross_attention": (False,),
-}
+# Our axes of a kernel, in the order of the file's.
+TO_FILE = {2: (1, 0), 4: (3, 2, 0, 1)}
 
 
-def load_bert(
-    directory: str | os.PathLike[str],
-    *,
-    dtype: DTypeLike = jnp.float32,
-    param_dtype: DTypeLike = jnp.float32,
-    remat: bool = False,
-    skip: str | None = None,
-) -> tuple[Bert, BertConfig]:
-    """Read a BERT encoder from a local checkpoint, completely or not at all.
+class Layout(NamedTuple):
+    """How the public checkpoints of one kind of model are written.
 
-    A weight `W: [out, in]` of the file becomes the kernel `W^T: [in, out]`; all else is
-    taken as it is. Reads `model.safetensors`, or the shards that
-    `model.safetensors.index.json` names. A prefix `bert.` is dropped from the keys,
-    `gamma` and `beta` of old layer norms are read as `weight` and `bias`, and the
-    buffer `embeddings.position_ids` (the numbers 0, 1, 2, ..., no parameter) is
-    dropped.
-
-    Args:
-        directory: Folder with `config.json` and the weights. Nothing is downloaded.
-        dtype: Compute dtype of the model.
-        param_dtype: Dtype of the parameters; the file's values are cast to it.
-        remat: See `Bert`.
-        skip: Regular expression, searched in the file's keys as written; those it
-            matches are left out, as `"^cls[.]"` for a language model's head.
-
-    Returns:
-        `(model, config)`; every parameter of the model comes from the file.
-
-    Raises:
-        FileNotFoundError: If the config, the weights or a shard are absent.
-        ValueError: If a file cannot be read, the config describes another model, or
-            keys are missing, unexpected, mis-shaped or not floating; all are listed.
-
-    Example:
-        >>> import tempfile
-        >>> from flax import nnx
-        >>> from lowrank.models import Bert, BertConfig, load_bert, save_bert
-        >>> config = BertConfig(vocab_size=11, hidden_size=8, num_hidden_layers=1,
-        ...     num_attention_heads=2, intermediate_size=16, max_position_embeddings=6)
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     save_bert(folder, Bert(config, rngs=nnx.Rngs(0)))
-        ...     model, loaded = load_bert(folder)
-        >>> loaded == config
-        True
-
-    References:
-        Devlin et al., BERT, 2019, arXiv:1810.04805; the safetensors format.
+    Attributes:
+        kind: What messages call it.
+        model: Class of the model.
+        config: Class of its config, a dataclass.
+        required: Fields of the config that `config.json` has to state.
+        supported: What the forward pass here computes, `{name: allowed values}`; a
+            checkpoint that says otherwise is refused. The first are written.
+        extra: Gives, from `config.json`, the fields that are not numbers of the same
+            name, and complaints.
+        written: Gives, from a config, what differs from `supported` and its fields.
+        unwritten: Fields of the config that `config.json` says otherwise.
+        prefix: Dropped from the keys that are read.
+        written_prefix: Put before the keys that are written, but for `heads`.
+        heads: First names of parameters outside the prefix.
+        buffers: Regular expression of keys that hold no parameter.
+        transposed: Whether the file holds kernels the other way round.
+        layers: Path of the list of layers.
     """
-    folder = Path(directory)
-    config = _read_config(folder / CONFIG)
-    graphdef, abstract = nnx.split(
-        nnx.eval_shape(
-            lambda: Bert(
-                config,
-                dtype=dtype,
-                param_dtype=param_dtype,
-                remat=remat,
-                rngs=nnx.Rngs(0),
-            )
-        ),
-        nnx.Param,
+
+    kind: str
+    model: type
+    config: type
+    required: tuple[str, ...]
+    supported: Mapping[str, tuple[Any, ...]]
+    written: Callable[[Any], dict[str, Any]]
+    extra: Callable[[dict[str, Any]], tuple[dict[str, Any], list[str]]] = lambda _: (
+        {},
+        [],
     )
-    places = {to_path(p): (p, v.shape) for p, v in nnx.to_flat_state(abstract)}
+    unwritten: tuple[str, ...] = ()
+    prefix: str = ""
+    written_prefix: Callable[[Any], str] = lambda _: ""
+    heads: tuple[str, ...] = ()
+    buffers: str = r"^$"
+    transposed: bool = True
+    layers: str = ""
+
+
+def read_model(
+    who: str,
+    directory: str | os.PathLike[str],
+    layout: Layout,
+    *,
+    skip: str | None,
+    param_dtype: DTypeLike,
+    **options: Any,
+) -> tuple[Any, Any]:
+    """Read a model and its config, completely or not at all."""
+    folder = Path(directory)
+    config = read_config(who, folder / CONFIG, layout)
+    blueprint = Blueprint(layout, config, param_dtype=param_dtype, **options)
     shapes = {
-        file_key(path): shape[::-1] if _is_kernel(path) else shape
-        for path, (_, shape) in places.items()
+        file_key(path): _file_shape(layout, path, leaf.shape)
+        for path, leaf in blueprint.leaves.items()
     }
-    stored = _rename(_files.list_tensors("load_bert", folder), skip)
-    _check(folder, shapes, stored)
+    listed = _files.list_tensors(who, folder)
+    stored = _rename(who, layout, listed, skip)
+    _check(who, folder, shapes, stored)
     tensors = _files.read_tensors(stored)
     leaves = {}
-    for path, (parts, _) in places.items():
+    for path in blueprint.leaves:
         tensor = tensors.pop(file_key(path)).astype(jnp.dtype(param_dtype))
-        leaves[parts] = jnp.asarray(tensor.T if _is_kernel(path) else tensor)
-    return nnx.merge(graphdef, nnx.State(nest(leaves))), config
+        axes = _axes(layout, path, tensor.ndim)
+        leaves[path] = jnp.asarray(tensor.transpose(np.argsort(axes)))
+    return blueprint.fill(leaves), config
 
 
-def save_bert(
+def write_model(
+    who: str,
     directory: str | os.PathLike[str],
-    model: Bert,
-    params: Mapping[str, Any] | None = None,
+    model: Any,
+    params: Mapping[str, Any] | None,
+    layout: Layout,
 ) -> None:
-    """Write a BERT encoder as a checkpoint that `load_bert` and others can read.
-
-    Writes `model.safetensors` (kernels transposed back to `[out, in]`) and then
-    `config.json`, each to a temporary file first and renamed when complete.
-
-    Args:
-        directory: Folder to write to; made if absent, files of these names replaced.
-        model: The encoder.
-        params: Tree to write in place of the model's own parameters, such as the
-            materialized tree of a fine-tuned model; its structure and shapes are those
-            that `functional(model)` returns.
-
-    Raises:
-        TypeError: If a leaf of `params` is no array, such as an operator that has not
-            been materialized; all are listed.
-        ValueError: If paths or shapes of `params` differ from the model's; all are
-            listed.
-
-    Example:
-        >>> import os, tempfile
-        >>> from flax import nnx
-        >>> from lowrank.models import Bert, BertConfig, save_bert
-        >>> config = BertConfig(vocab_size=11, hidden_size=8, num_hidden_layers=1,
-        ...     num_attention_heads=2, intermediate_size=16, max_position_embeddings=6)
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     save_bert(folder, Bert(config, rngs=nnx.Rngs(0)))
-        ...     sorted(os.listdir(folder))
-        ['config.json', 'model.safetensors']
-
-    References:
-        The safetensors format.
-    """
-    own = flatten(functional(model)[1])
-    leaves = own if params is None else flatten(params)
-    _check_leaves(own, leaves)
+    """Write the weights and then `config.json`, each whole or not at all."""
+    own = functional(model)[1]
+    tree = own if params is None else params
+    _check_leaves(who, flatten(own), flatten(tree))
+    if not isinstance(getattr(model, "blocks", nnx.List()), nnx.List):
+        tree = unstack_layers(tree, layout.layers)
     folder = Path(directory)
     folder.mkdir(parents=True, exist_ok=True)
-    arrays = {path: np.asarray(leaf) for path, leaf in leaves.items()}
-    _files.write_tensors(
-        folder / _files.WEIGHTS,
-        {file_key(p): a.T if _is_kernel(p) else a for p, a in arrays.items()},
-    )
-    config = {key: allowed[0] for key, allowed in SUPPORTED.items()}
-    config |= {"architectures": ["BertModel"], **dataclasses.asdict(model.config)}
+    tensors = {}
+    for path, leaf in flatten(tree).items():
+        inside = path.split("/")[0] not in layout.heads
+        prefix = layout.written_prefix(model.config) if inside else ""
+        array = np.asarray(leaf)
+        axes = _axes(layout, path, array.ndim)
+        tensors[prefix + file_key(path)] = array.transpose(axes)
+    _files.write_tensors(folder / _files.WEIGHTS, tensors)
+    config = {key: allowed[0] for key, allowed in layout.supported.items()}
+    config |= dataclasses.asdict(model.config)
+    config = {k: v for k, v in config.items() if k not in layout.unwritten}
+    config |= layout.written(model.config)
     _files.write_json(folder / CONFIG, config)
+
+
+class Blueprint:
+    """A model without numbers: says which leaves it needs, and takes them in.
+
+    Leaves are those of the model with its layers in a list, whether or not the model
+    has them stacked.
+    """
+
+    def __init__(self, layout: Layout, config: Any, **options: Any):
+        abstract = nnx.eval_shape(
+            lambda: layout.model(config, rngs=nnx.Rngs(0), **options)
+        )
+        self.graphdef, state = nnx.split(abstract, nnx.Param)
+        flat = dict(nnx.to_flat_state(state))
+        self.places = {to_path(parts): parts for parts in flat}
+        self.stacked_at = layout.layers if options.get("scan") else None
+        shapes = {
+            tuple(path.split("/")): flat[parts].get_value()
+            for path, parts in self.places.items()
+        }
+        params = nest(shapes)
+        if self.stacked_at:
+            params = jax.eval_shape(
+                lambda p: unstack_layers(p, self.stacked_at), params
+            )
+        self.leaves: dict[str, Any] = flatten(params)
+
+    def fill(self, leaves: Mapping[str, jax.Array]) -> Any:
+        """The model with these parameters, by path."""
+        params: Params = nest({tuple(path.split("/")): x for path, x in leaves.items()})
+        if self.stacked_at:
+            params = stack_layers(params, self.stacked_at)
+        filled = {self.places[path]: leaf for path, leaf in flatten(params).items()}
+        return nnx.merge(self.graphdef, nnx.State(nest(filled)))
 
 
 def file_key(path: str) -> str:
     """Give the checkpoint's key of a parameter: `a/b/kernel` is `a.b.weight`."""
     *parents, last = path.split("/")
-    return ".".join([*parents, "bias" if last == "bias" else "weight"])
+    renamed = last in ("kernel", "scale", "embedding")
+    return ".".join([*parents, "weight" if renamed else last])
 
 
-def _is_kernel(path: str) -> bool:
-    """Tell whether the file holds the transpose."""
-    return path.endswith("/kernel")
+def read_config(who: str, file: Path, layout: Layout) -> Any:
+    """Read the sizes, and refuse a config of another kind of model."""
+    raw = _files.read_json(who, file)
+    wrong = [
+        f"'{name}': expected a number, got nothing"
+        for name in layout.required
+        if name not in raw
+    ]
+    extra, complaints = layout.extra(raw)
+    found = {}
+    for field in dataclasses.fields(layout.config):
+        if field.name in raw and field.name not in extra:
+            found[field.name] = raw[field.name]
+            if not _is_of(raw[field.name], field.type):
+                wrong.append(
+                    f"'{field.name}': expected a {_word(field.type)}, got "
+                    f"{raw[field.name]!r}"
+                )
+    wrong += [
+        f"'{name}': expected {allowed[0]!r}, got {raw[name]!r}"
+        for name, allowed in layout.supported.items()
+        if name in raw and raw[name] not in allowed
+    ]
+    if wrong + complaints:
+        raise ValueError(
+            f"{who}: '{file}' is no config of a {layout.kind}: "
+            f"{'; '.join(wrong + complaints)}. Pass the folder of such a checkpoint."
+        )
+    return layout.config(**found, **extra)
 
 
-def _rename(stored: Iterable[Stored], skip: str | None) -> dict[str, Stored]:
+def _is_of(value: Any, kind: Any) -> bool:
+    """Whether a value of JSON can be one of a field of that type."""
+    allowed = {float: (int, float), bool: (bool,), int: (int,)}
+    return type(value) in allowed.get(kind, (int, type(None)))
+
+
+def _word(kind: Any) -> str:
+    """What such a field holds."""
+    return "bool" if kind is bool else "number"
+
+
+def _axes(layout: Layout, path: str, ndim: int) -> tuple[int, ...]:
+    """Our axes of a parameter in the order of the file's."""
+    turned = layout.transposed and path.endswith("/kernel")
+    return TO_FILE[ndim] if turned else tuple(range(ndim))
+
+
+def _file_shape(layout: Layout, path: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape that the file has of a parameter."""
+    return tuple(shape[axis] for axis in _axes(layout, path, len(shape)))
+
+
+def _rename(
+    who: str, layout: Layout, stored: Iterable[Stored], skip: str | None
+) -> dict[str, Stored]:
     """Bring the file's keys to one spelling; drop buffers and what `skip` matches."""
     kept = [s for s in stored if skip is None or not re.search(skip, s.key)]
-    renamed = [(_spell(entry.key), entry) for entry in kept]
+    renamed = [(_spell(entry.key, layout.prefix), entry) for entry in kept]
     counts = Counter(key for key, _ in renamed)
     twice = [repr(e.key) for key, e in renamed if counts[key] > 1]
     if twice:
         raise ValueError(
-            f"load_bert: tensors stored twice at {', '.join(sorted(twice))}: expected "
-            "each once, with or without 'bert.'. Pass skip=... to leave some out."
+            f"{who}: tensors stored twice at {', '.join(sorted(twice))}: expected each "
+            f"once, with or without '{layout.prefix}'. Pass skip=... to leave some out."
         )
-    return {key: entry for key, entry in renamed if key not in BUFFERS}
+    return {key: entry for key, entry in renamed if not re.search(layout.buffers, key)}
 
 
-def _spell(key: str) -> str:
+def _spell(key: str, prefix: str) -> str:
     """Drop the prefix, and the old names of a layer norm's parameters."""
-    key = key.removeprefix("bert.")
+    key = key.removeprefix(prefix)
     key = re.sub(r"LayerNorm\.gamma$", "LayerNorm.weight", key)
     return re.sub(r"LayerNorm\.beta$", "LayerNorm.bias", key)
 
 
 def _check(
-    folder: Path, shapes: Mapping[str, tuple[int, ...]], stored: Mapping[str, Stored]
+    who: str,
+    folder: Path,
+    shapes: Mapping[str, tuple[int, ...]],
+    stored: Mapping[str, Stored],
 ) -> None:
     """Refuse missing, unexpected, mis-shaped and non-float tensors, all at once."""
     both = sorted(shapes.keys() & stored.keys())
@@ -218,13 +269,13 @@ def _check(
     if any(groups.values()):
         listed = "; ".join(f"{what} {', '.join(k)}" for what, k in groups.items() if k)
         raise ValueError(
-            f"load_bert: the weights in '{folder}' do not fit its {CONFIG}: {listed}. "
+            f"{who}: the weights in '{folder}' do not fit its {CONFIG}: {listed}. "
             "Nothing was loaded. Correct the config, or pass skip=... for unexpected "
             "keys that you mean to leave out."
         )
 
 
-def _check_leaves(own: Mapping[str, Any], leaves: Mapping[str, Any]) -> None:
+def _check_leaves(who: str, own: Mapping[str, Any], leaves: Mapping[str, Any]) -> None:
     """Refuse a tree that is not the model's parameters, as plain arrays."""
     strange = [
         f"'{path}': got {type(leaf).__name__}"
@@ -233,7 +284,7 @@ def _check_leaves(own: Mapping[str, Any], leaves: Mapping[str, Any]) -> None:
     ]
     if strange:
         raise TypeError(
-            f"save_bert: leaves that are no arrays at {'; '.join(strange)}. Expected "
+            f"{who}: leaves that are no arrays at {'; '.join(strange)}. Expected "
             "arrays: call lowrank.materialize first."
         )
     wrong = [f"missing '{path}'" for path in own if path not in leaves]
@@ -245,34 +296,6 @@ def _check_leaves(own: Mapping[str, Any], leaves: Mapping[str, Any]) -> None:
     ]
     if wrong:
         raise ValueError(
-            f"save_bert: params do not fit the model: {'; '.join(wrong)}. Pass a tree "
+            f"{who}: params do not fit the model: {'; '.join(wrong)}. Pass a tree "
             "like that of functional(model)."
         )
-
-
-def _read_config(file: Path) -> BertConfig:
-    """Read the sizes, and refuse a config of another kind of model."""
-    raw = _files.read_json("load_bert", file)
-    names = {field.name: field.type for field in dataclasses.fields(BertConfig)}
-    # The widths must be stated; the last two are the same in every BERT.
-    optional = ("layer_norm_eps", "initializer_range")
-    wrong = [
-        f"'{name}': expected a number, got nothing"
-        for name in names
-        if name not in raw and name not in optional
-    ]
-    for name, kind in names.items():
-        kinds = (int,) if kind is int else (int, float)
-        if name in raw and type(raw[name]) not in kinds:
-            wrong.append(f"'{name}': expected a number, got {raw[name]!r}")
-    wrong += [
-        f"'{name}': expected {allowed[0]!r}, got {raw[name]!r}"
-        for name, allowed in SUPPORTED.items()
-        if name in raw and raw[name] not in allowed
-    ]
-    if wrong:
-        raise ValueError(
-            f"load_bert: '{file}' is no config of a BERT encoder: {'; '.join(wrong)}. "
-            "Pass the folder of a BERT checkpoint."
-        )
-    return BertConfig(**{name: raw[name] for name in names if name in raw})

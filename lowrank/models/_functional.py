@@ -5,6 +5,8 @@ from typing import Any
 
 from flax import nnx
 
+from lowrank.models._optional import fill, optional_places
+
 Params = dict[str, Any]
 
 
@@ -15,7 +17,8 @@ def functional(
 
     The tree is a nested dict with string keys: module attribute names, the index
     for a list of modules (`params["encoder"]["layer"]["0"]`), and at the leaves
-    plain arrays. The module itself is never changed.
+    plain arrays. The module itself is never changed. Optional parameters (soft prompts,
+    prefixes) are not in the tree, but `apply` takes a tree that holds them.
 
     Args:
         model: Any nnx module whose only state is `nnx.Param`.
@@ -44,7 +47,10 @@ def functional(
         (5, 2)
 
     Notes:
-        A parameter shared by two modules is one leaf, under its first path.
+        A parameter shared by two modules is one leaf, under its first path. A module
+        of your own takes further leaves if its class has
+        `optional_params = ("prefix",)` and `prefix = None`: where the tree holds one,
+        the attribute is an `nnx.Param`.
 
     References:
         Flax nnx, functional API: `nnx.split` and `nnx.merge`.
@@ -63,13 +69,19 @@ def functional(
         )
     flat = {parts: leaf.get_value() for parts, leaf in nnx.to_flat_state(state)}
     places = {to_path(parts): parts for parts in flat}
+    further = optional_places(model).items()
+    optional = {path: parts for path, parts in further if path not in places}
     run = type(model).__call__ if method is None else method
 
     def apply(params: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
         leaves = flatten(params)
+        more = {path: leaves.pop(path) for path in optional if path in leaves}
         _check_paths(places, leaves)
         filled = nest({places[path]: leaf for path, leaf in leaves.items()})
-        return run(nnx.merge(graphdef, nnx.State(filled)), *args, **kwargs)
+        module = nnx.merge(graphdef, nnx.State(filled))
+        for path, leaf in more.items():
+            fill(module, optional[path], leaf)
+        return run(module, *args, **kwargs)
 
     return apply, nest({tuple(p.split("/")): flat[k] for p, k in places.items()})
 

@@ -1,13 +1,12 @@
 """A weight that is programmed on RRAM and multiplies as its arrays do."""
 
 import math
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.sharding import NamedSharding, PartitionSpec
 from jax.typing import ArrayLike
 
 from lowrank import _compat
@@ -16,15 +15,15 @@ from lowrank._base import Array, Operator
 from lowrank.linalg import crossbar_weights, mvm, tile_count
 from lowrank.operators import _dispatch as ask
 from lowrank.operators._crossbar_conv import crossbar_conv
-from lowrank.operators._delta import Delta
-from lowrank.operators._rows import moved, reshaped_axes, used_as
+from lowrank.operators._held import Held
+from lowrank.operators._rows import moved, used_as
 
 Dims = tuple[int, ...]
 NUMBERS = ("dac_bits", "dac_limit", "adc_bits", "adc_limit", "adc_noise")
 NUMBERS += ("read", "wire")
 
 
-class Crossbar(Operator):
+class Crossbar(Held):
     """A weight that stands for `scale (G+ - G-) / unit`, with what acts in a product.
 
     In the order of physics: the inputs are converted (DAC), each tile of rows sums its
@@ -87,6 +86,7 @@ class Crossbar(Operator):
     static = ("tile", "sizes", "axes", "kind")
     base_fields = fields
     own_dense = False
+    held: ClassVar[dict[str, int]] = {"pair": 3, "scale": 2}
 
     pair: Array
     scale: Array
@@ -94,9 +94,6 @@ class Crossbar(Operator):
     numbers: dict[str, Array]
     key: Any
     tile: int | None
-    sizes: Dims
-    axes: Axes
-    kind: Any
 
     def __init__(
         self,
@@ -158,15 +155,10 @@ class Crossbar(Operator):
         own = jax.ShapeDtypeStruct(self.sizes, self.kind)
         return _compat.join_varying(own, (self.pair, self.scale))
 
-    @property
-    def shape(self) -> Dims:
-        """Shape of the weight."""
-        return self.sizes
-
     def mismatch(self) -> str | None:
         """Why the parts do not fit each other, or None."""
-        if sorted(sum(self.axes, ())) != list(range(len(self.sizes))):
-            return f"axes {tuple(self.axes)} are not those of a weight of {self.sizes}"
+        if (reason := self.mislabelled()) is not None:
+            return reason
         stack, inputs, outputs = self.axes.sizes(self.sizes)
         rows, cols = math.prod(inputs), math.prod(outputs)
         if self.tile is not None and not 1 <= self.tile <= max(rows, 1):
@@ -182,10 +174,6 @@ class Crossbar(Operator):
             f"{tuple(self.scale.shape)} do not fit a weight of {self.sizes} in "
             f"tiles of {self.tile}: expected {cells} and {scales[0]} or {scales[1]}"
         )
-
-    def describe_axes(self) -> str:
-        """Which axes of the weight are rows and columns."""
-        return f"rows{list(self.axes.inputs)} cols{list(self.axes.outputs)}"
 
     def programmed_weight(self) -> Array:
         """The weight that its cells stand for: no converters, no fresh noise.
@@ -227,14 +215,9 @@ class Crossbar(Operator):
                 key = jax.random.fold_in(key, lax.axis_index(axis))
         return key
 
-    def _with_stack(self, stack: Dims) -> tuple[Array, Array]:
-        """Conductances and scales with stack axes of the same total size."""
-        pair = self.pair.reshape(*stack, *self.pair.shape[-3:])
-        return pair, self.scale.reshape(*stack, *self.scale.shape[-2:])
-
     def multiply(self, x: Array, stack: Dims, precision: Any) -> Array:
         """`[*stack, n, rows]` to `[*stack, n, cols]`."""
-        pair, scale = self._with_stack(stack)
+        pair, scale = (self.stacked(name, stack) for name in self.held)
         options = {"tile": self.tile, "key": self.place_key(x), "precision": precision}
         return mvm(x, pair, scale, self.unit, self.numbers, **options)
 
@@ -265,91 +248,8 @@ class Crossbar(Operator):
         y = crossbar_conv(x, self, spec)
         return y if ask.declined(y) else y.astype(self._result(x, spec))
 
-    # Structure: axes relabelled; only stacks can be cut.
-
-    def transpose(self, permutation: Dims) -> Any:
-        """Relabel the axes."""
-        where = {old: new for new, old in enumerate(permutation)}
-        axes = Axes(*(tuple(where[d] for d in dims) for dims in self.axes))
-        return self.replace(sizes=tuple(self.sizes[d] for d in permutation), axes=axes)
-
-    def reshape(self, shape: Dims) -> Any:
-        """Split or merge axes of one kind that are flattened in their own order."""
-        axes = reshaped_axes(self.sizes, self.axes, tuple(shape))
-        if axes is None:
-            return NotImplemented
-        pair, scale = self._with_stack(axes.sizes(tuple(shape)).stack)
-        return self.replace(pair=pair, scale=scale, sizes=tuple(shape), axes=axes)
-
-    def _cut(self, where: Any, sizes: Any, act: Callable[[Array], Array]) -> Any:
-        """Members of the stack, with their positions folded into the key."""
-        stack = self.axes.stack
-        if any(n != self.sizes[d] for d, n in enumerate(sizes) if d not in stack):
-            return NotImplemented
-        op = self._folded(*(where[d] for d in stack))
-        return op.replace(
-            pair=act(self.pair), scale=act(self.scale), sizes=tuple(sizes)
-        )
-
-    def slice(self, start: Any, limit: Any, strides: Any) -> Any:
-        """Members of a stack; rows and columns cannot be cut."""
-        by = strides or (1,) * self.ndim
-        stack = self.axes.stack
-        cuts = tuple(slice(start[d], limit[d], by[d]) for d in stack)
-        sizes = [len(range(*cut)) for cut in zip(start, limit, by, strict=True)]
-        return self._cut(start, sizes, lambda a: a[cuts])
-
-    def dynamic_slice(self, starts: Any, sizes: Any) -> Any:
-        """Members of a stack, at traced positions."""
-        stack = self.axes.stack
-
-        def act(a: Array) -> Array:
-            for axis, d in enumerate(stack):
-                a = lax.dynamic_slice_in_dim(a, starts[d], sizes[d], axis)
-            return a
-
-        return self._cut(starts, sizes, act)
-
-    def unstack(self) -> Any:
-        """Members along axis 0, with their positions folded into the key."""
-        if 0 not in self.axes.stack:
-            return NotImplemented
-        at = self.axes.stack.index(0)
-        axes = Axes(*(tuple(d - 1 for d in dims if d) for dims in self.axes))
-        parts = jnp.moveaxis(self.pair, at, 0), jnp.moveaxis(self.scale, at, 0)
-
-        def rebuild(part: Any) -> Operator:
-            (pair, scale), index = part
-            op = self._folded(index)
-            return op.replace(pair=pair, scale=scale, sizes=self.sizes[1:], axes=axes)
-
-        return (parts, jnp.arange(self.sizes[0])), rebuild
-
     # Digital, around the array.
-
-    def cast(self, dtype: Any) -> Any:
-        """Another dtype of the weight, and so of the result."""
-        return self.replace(kind=jnp.dtype(dtype))
 
     def scaled(self, factor: Any) -> Any:
         """Another scale of the outputs."""
         return self.replace(scale=self.scale * jnp.asarray(factor, self.scale.dtype))
-
-    def add(self, other: Array) -> Any:
-        """A digital term beside the array."""
-        return Delta._make(w=self, d=other)
-
-    def partition(self, spec: PartitionSpec) -> Any:
-        """Whole on every device; declined where the weight is to be split."""
-        if any(axis is not None for axis in spec):
-            return NotImplemented
-        return jax.tree.map(lambda _: PartitionSpec(), self)
-
-    def constrain(self, sharding: Any) -> Any:
-        """As `partition`."""
-        if not isinstance(sharding, NamedSharding):
-            return NotImplemented
-        if ask.declined(self.partition(sharding.spec)):
-            return NotImplemented
-        whole = NamedSharding(sharding.mesh, PartitionSpec())
-        return jax.tree.map(lambda a: lax.with_sharding_constraint(a, whole), self)

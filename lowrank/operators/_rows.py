@@ -1,9 +1,11 @@
 """How the axes of a weight become the rows and columns of a matrix."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import jax.numpy as jnp
+from jaxtyping import Float
 
 from lowrank._axes import Axes
 from lowrank._base import Array
@@ -84,3 +86,23 @@ def _runs(part: list[int], whole: list[int]) -> bool:
     """Whether some axes follow each other in a list."""
     at = whole.index(part[0]) if part[0] in whole else 0
     return whole[at : at + len(part)] == part
+
+
+def matrix_shape(leaf: Any, axes: Axes) -> tuple[int, ...]:
+    """`(*stack, rows, cols)` of a leaf."""
+    sizes = axes.sizes(tuple(leaf.shape))
+    return (*sizes.stack, math.prod(sizes.inputs), math.prod(sizes.outputs))
+
+
+def to_matrix(w: Float[Array, "..."], axes: Axes) -> Float[Array, "*stack rows cols"]:
+    """A weight as `[*stack, rows, cols]`."""
+    return axes.matrix(w)
+
+
+def from_matrix(
+    matrix: Float[Array, "*stack rows cols"], shape: tuple[int, ...], axes: Axes
+) -> Float[Array, "..."]:
+    """The weight again, in its own layout."""
+    order = (*axes.stack, *axes.inputs, *axes.outputs)
+    split = matrix.reshape([shape[d] for d in order])
+    return jnp.transpose(split, [order.index(d) for d in range(len(shape))])

@@ -16,8 +16,8 @@ from lowrank._axes import Axes, resolve
 from lowrank._base import Path, PyTree, State
 from lowrank._combine import state_parts
 from lowrank.operators import _dispatch as ask
+from lowrank.operators._rows import matrix_shape, to_matrix
 from lowrank.rram._importance import check_fit
-from lowrank.rram._matrix import matrix_shape, to_matrix
 from lowrank.rram._permute import Spare, spare_rows
 from lowrank.rram._program import Chip, read_back
 

@@ -8,8 +8,8 @@ from lowrank import _tree
 from lowrank._axes import Axes, resolve
 from lowrank._base import Array, Path, PyTree
 from lowrank._select import Select, is_matrix, selected
+from lowrank.operators._rows import from_matrix, to_matrix
 from lowrank.rram._freeze import column_scale, weights
-from lowrank.rram._matrix import from_matrix, to_matrix
 from lowrank.rram._numbers import check
 
 _PASSES = 3

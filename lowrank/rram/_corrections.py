@@ -14,8 +14,8 @@ from lowrank._base import Operator, Path, PyTree
 from lowrank._select import Select
 from lowrank.linalg import largest, leading_vectors
 from lowrank.operators import Delta, LowRank
+from lowrank.operators._rows import matrix_shape, to_matrix
 from lowrank.rram._errors import Error, errors_of
-from lowrank.rram._matrix import matrix_shape, to_matrix
 
 Matrix = Float[Array, "*stack n m"]
 Factors = tuple[Float[Array, "*stack n r"], Float[Array, "*stack r m"]]

@@ -12,10 +12,10 @@ from lowrank._base import Operator, Path, PyTree, State, Transform, is_floating
 from lowrank._select import Select, check_select, is_matrix, selected
 from lowrank.operators import Crossbar
 from lowrank.operators import _dispatch as ask
+from lowrank.operators._rows import from_matrix, matrix_shape, to_matrix
 from lowrank.rram._chip import sample
 from lowrank.rram._device import Device, check_parts
 from lowrank.rram._effects import Converter, Polynomial
-from lowrank.rram._matrix import from_matrix, matrix_shape, to_matrix
 from lowrank.rram._program import check_tile, deploy, difference, program
 
 _CELLS = ("code", "gain", "offset")

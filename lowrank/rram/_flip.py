@@ -11,8 +11,8 @@ from lowrank import _check, _compat, _tree
 from lowrank._axes import Axes, resolve
 from lowrank._base import Path, PyTree, State, Transform, is_operator
 from lowrank.operators import Rewired
+from lowrank.operators._rows import from_matrix, matrix_shape, to_matrix
 from lowrank.rram._assign import chip_inputs
-from lowrank.rram._matrix import from_matrix, matrix_shape, to_matrix
 from lowrank.rram._program import Chip, check_tile, deploy
 
 Matrix = Float[Array, "*stack rows cols"]

@@ -10,7 +10,7 @@ from lowrank import _tree
 from lowrank._axes import Axes, resolve
 from lowrank._base import Array, Path, PyTree, is_operator
 from lowrank._select import Select, is_matrix, selected
-from lowrank.rram._matrix import from_matrix, to_matrix
+from lowrank.operators._rows import from_matrix, to_matrix
 from lowrank.rram._numbers import check
 
 # The rank of a weight that is never frozen.

@@ -11,13 +11,13 @@ from lowrank import _check, _compat, _tree
 from lowrank._axes import Axes, resolve
 from lowrank._base import Array, Path, PyTree, State, Transform
 from lowrank._select import Select, is_matrix, selected
+from lowrank.operators._rows import matrix_shape
 from lowrank.rram._assign import Assignment
 from lowrank.rram._assign import assign as assign_rows
 from lowrank.rram._crossbar import crossbar
 from lowrank.rram._device import Device
 from lowrank.rram._flip import choose_flips
 from lowrank.rram._itt_train import itt_train, loss_importance
-from lowrank.rram._matrix import matrix_shape
 from lowrank.rram._permute import permute
 from lowrank.rram._placed import placed
 from lowrank.rram._retrain import Loss, Optimizer

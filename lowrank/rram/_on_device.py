@@ -11,8 +11,8 @@ from jax import lax
 from lowrank import _tree
 from lowrank._axes import Axes, resolve
 from lowrank._base import Array, Path, PyTree, State, Transform, is_floating
+from lowrank.operators._rows import from_matrix, to_matrix
 from lowrank.rram._device import Device, check_parts
-from lowrank.rram._matrix import from_matrix, to_matrix
 from lowrank.rram._numbers import check
 from lowrank.rram._program import check_tile, program
 from lowrank.rram._retrain import (

@@ -11,7 +11,7 @@ from lowrank import _check, _compat, _tree
 from lowrank._axes import Axes, resolve
 from lowrank._base import Path, PyTree, State, Transform, is_operator
 from lowrank.operators import Rewired
-from lowrank.rram._matrix import from_matrix, matrix_shape, to_matrix
+from lowrank.operators._rows import from_matrix, matrix_shape, to_matrix
 
 Matrix = Float[Array, "*stack _ cols"]
 Rows = Int[Array, "*stack rows"]

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 from lowrank import _check, _tree
 from lowrank._axes import Axes, resolve
 from lowrank._base import Array, Path, PyTree, State
+from lowrank.operators._rows import from_matrix, matrix_shape
 from lowrank.rram._chip import OK
-from lowrank.rram._matrix import from_matrix, matrix_shape
 
 
 def fault_free(

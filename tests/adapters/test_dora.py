@@ -266,7 +266,7 @@ def test_refuses_states_that_do_not_fit():
     with pytest.raises(ValueError, match="magnitude: the state has 'v', .*lack"):
         tx.apply({"w": PARAMS["w"]}, state)
     stacked = lrk.stack([state, state])
-    with pytest.raises(ValueError, match=r"a magnitude of \(2, 4\) does not fit"):
+    with pytest.raises(ValueError, match=r"a factor of \(2, 4\) does not fit"):
         tx.apply(PARAMS, stacked)
     with pytest.raises(ValueError, match="'w' lacks trainable 'm'"):
         tx.apply(PARAMS, lrk.full(select=lrk.is_matrix).init(KEY, PARAMS))

@@ -201,6 +201,12 @@ def test_directories_of_weights(place, attribute, loader):
     assert loader(local_dir=folder) == folder
 
 
+def test_the_file_of_a_language_model(place):
+    (name,) = weights.SMOLLM2.files
+    folder = place(weights, "SMOLLM2", **{name: b"1"})
+    assert weights.smollm2_file(local_dir=folder) == folder / name
+
+
 # -- the catalogue and the command line
 
 

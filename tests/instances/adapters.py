@@ -3,6 +3,8 @@
 import functools
 from typing import Any
 
+import jax.numpy as jnp
+
 import lowrank as lrk
 from tests.instances.instance import Instance
 from tests.network import BIASES, KERNELS, LAYERS, STACKED, WIDTH, floating, numbers
@@ -22,6 +24,46 @@ def _sparse_lori(task: int) -> lrk.Transform:
     }
     select = lrk.matching(rf"^({'|'.join(shapes)})$")
     return lrk.lori(2, alpha=3, mask=mask, select=select, axes=STACKED)
+
+
+def _tokens(*index: int) -> lrk.Transform:
+    return lrk.trainable_tokens(index, select=lrk.matching("^(first|half)/kernel"))
+
+
+def _groups(path: str) -> tuple[str | None, str]:
+    """A layer by name, and a stack of layers of another type."""
+    return ("bottom", "up") if path.startswith("first") else (None, "on")
+
+
+def _fact() -> lrk.Transform:
+    """Both forms of FacT, each with what its leaves share."""
+    train = lrk.fact_tt(2, scale=2.0, **_FEW)
+    return lrk.chain(train, lrk.fact_tk(2, scale=2.0, select=lrk.matching("^second/k")))
+
+
+# What shares factors draws for all its leaves together: a further one changes shapes.
+_FEW: dict[str, Any] = {
+    "select": lrk.matching("^(first|layers)/kernel"),
+    "axes": STACKED,
+}
+
+
+def _two_networks() -> lrk.Transform:
+    """A serial adapter for two leaves, a parallel one for the other two."""
+    serial, parallel = lrk.matching("second|layers"), lrk.matching("first/kernel|half")
+    smooth = {"activation": jnp.tanh}
+    return lrk.chain(
+        lrk.bottleneck(2, scale=2.0, select=serial, axes=STACKED, **smooth),
+        lrk.parallel(2, scale=4.0, select=parallel, **smooth),
+    )
+
+
+def _prefix_and_prompt() -> lrk.Transform:
+    first, second = lrk.matching("first/kernel"), lrk.matching("second/kernel")
+    return lrk.chain(
+        lrk.prefix_mlp(3, 2, 4, select=first),
+        lrk.prompt(3, scale=2.0, select=second, name="prefix"),
+    )
 
 
 _LORA: dict[str, Any] = {"random": ("a",), "alive": ("a", "b")}
@@ -96,6 +138,37 @@ INSTANCES = (
         alive=("b", "m"),
     ),
     Instance(
+        "pissa",
+        lambda: lrk.pissa(2, alpha=3.0, select=KERNELS, axes=STACKED),
+        rank=4,
+        alive=("a", "b"),
+        flops=1.1,
+    ),
+    Instance(
+        "ia3",
+        lambda: lrk.ia3(outputs=KERNELS, inputs=lrk.is_matrix, axes=STACKED),
+        alive=("l",),
+    ),
+    Instance(
+        "vera",
+        lambda: lrk.vera(3, select=KERNELS, axes=STACKED),
+        rank=3,
+        alive=("lambda_d", "lambda_b"),
+    ),
+    Instance(
+        "lora-xs",
+        lambda: lrk.lora_xs(2, alpha=3.0, select=KERNELS, axes=STACKED),
+        rank=2,
+        alive=("r",),
+    ),
+    Instance(
+        "adalora",
+        lambda: lrk.adalora(2, alpha=3.0, select=KERNELS, axes=STACKED),
+        rank=2,
+        random=("a", "b"),
+        alive=("a", "b", "lambda"),
+    ),
+    Instance(
         "hydra",
         lambda: lrk.hydra(2, 3, alpha=3.0, select=KERNELS, axes=STACKED),
         has_dense=False,
@@ -109,5 +182,92 @@ INSTANCES = (
         rank=2,
         random=("a", "mix"),
         alive=("a", "b", "task", "mix"),
+    ),
+    Instance(
+        "trainable-tokens",
+        lambda: _tokens(5, 2),
+        tasks=tuple(functools.partial(_tokens, *own) for own in ([5], [0, 9], [7])),
+        alive=("d",),
+    ),
+    Instance(
+        "lorta",
+        lambda: lrk.lorta(2, _groups, heads=4, alpha=3.0, **_FEW),
+        rank=2,
+        random=("a", "layer", "type", "head"),
+        alive=("a", "b", "layer", "type", "head"),
+    ),
+    Instance(
+        "metatt",
+        lambda: lrk.metatt(2, _groups, alpha=3.0, **_FEW),
+        rank=2,
+        alive=("a", "b", "layer", "type"),
+    ),
+    Instance(
+        "fact",
+        _fact,
+        rank=2,
+        random=("a", "core", "p"),
+        alive=("a", "b", "core", "p"),
+    ),
+    Instance(
+        "bottleneck+parallel",
+        _two_networks,
+        has_dense=False,
+        random=("down",),
+        alive=("down", "up", "down_bias", "up_bias"),
+        flops=1.2,
+    ),
+    Instance(
+        "prefix+prompt",  # they add leaves, and are read from the start
+        _prefix_and_prompt,
+        adds=True,
+        identity_at_init=False,
+        random=("rows", "embedding", "w_in", "w_out"),
+        alive=("rows", "embedding", "w_in", "b_in", "w_out", "b_out"),
+    ),
+    Instance(
+        "learn-scale-gated",
+        lambda: lrk.learn_scale(
+            lrk.gated(lrk.lora(2, select=KERNELS, axes=STACKED), axes=STACKED)
+        ),
+        has_dense=False,
+        random=("a",),
+        alive=("a", "b", "scale", "gate", "gate_bias"),
+        flops=1.2,
+    ),
+    Instance(
+        "shira",
+        lambda: lrk.shira(0.1),
+        random=("index",),
+        alive=("b",),
+        flops=1.05,
+    ),
+    Instance(
+        "loha|lokr",
+        lambda: lrk.chain(
+            lrk.loha(2, select=lrk.matching("^half/kernel")),
+            lrk.lokr(2, select=lrk.matching("^layers/kernel"), axes=STACKED),
+        ),
+        random=("a1", "b1", "b2", "a", "b"),
+        alive=("a1", "b1", "a2", "b2", "a", "b", "c"),
+        flops=1.0,  # the base alone is 0.9 of so few kernels
+    ),
+    Instance(
+        "hira|randlora|fourierft",
+        lambda: lrk.chain(
+            lrk.hira(2, select=lrk.matching("^half/kernel")),
+            lrk.randlora(8, select=lrk.matching("^second/kernel"), store_bases=False),
+            lrk.fourierft(9, select=lrk.matching("^layers/kernel"), axes=STACKED),
+        ),
+        random=("a", "seed", "index"),
+        alive=("a", "b", "lambda", "gamma", "c"),
+        flops=3.0,  # so narrow that draws and the transform cost more than products
+    ),
+    Instance(
+        "loretta",
+        lambda: lrk.loretta(2, 3, divide=2, alpha=3.0, **_FEW),
+        rank=2,
+        random=("a0", "a1", "a2", "b0", "b1"),
+        alive=("a0", "a1", "a2", "b0", "b1", "b2"),
     ),
 )

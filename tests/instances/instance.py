@@ -22,6 +22,7 @@ class Instance:
         alive: Names of the trainable leaves whose gradients are not zero once trained.
         flops: Largest ratio of compiled FLOPs of the gradient to those of the gradient
             of the plain model with respect to the same weights.
+        adds: Whether the tree gets further leaves, beside those that are selected.
         tasks: Makers of transforms whose states are stacked (tasks that differ in what
             they closed over, such as masks); by default `build`, three times.
     """
@@ -37,4 +38,5 @@ class Instance:
     random: tuple[str, ...] = ()
     alive: tuple[str, ...] = ()
     flops: float = 0.9
+    adds: bool = False
     tasks: tuple[Callable[[], lrk.Transform], ...] = ()

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 import lowrank as lrk
+from lowrank._parts import parts
 from lowrank.merging import concat, overlap, task_arithmetic
-from lowrank.merging._common import check_weights, parts
+from lowrank.merging._common import check_weights
 from tests.network import numbers
 from tests.untyped import untyped
 

@@ -1,0 +1,197 @@
+"""The network of `speed/many`, its adapters, and the ways lowrank runs them."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import lowrank as lrk
+from benchmarks.stats import generator
+
+Tree = Any
+Factors = dict[str, dict[str, np.ndarray]]
+Call = Callable[[], Any]
+
+LEARNING_RATE = 1e-3
+RATE = optax.adam(LEARNING_RATE)
+
+
+@dataclasses.dataclass(frozen=True)
+class Sizes:
+    """Sizes of a problem.
+
+    Attributes:
+        width: Size of an activation; a kernel is `[width, width]`.
+        layers: Residual layers `x + tanh(x W)`.
+        rank: Rank of the adapters.
+        adapters: How many there are.
+        examples: Examples, of each adapter in training, of a batch in a mixed one.
+        length: Tokens in an example.
+    """
+
+    width: int = 512
+    layers: int = 4
+    rank: int = 8
+    adapters: int = 8
+    examples: int = 8
+    length: int = 16
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """A base, adapters for it, and data.
+
+    Attributes:
+        sizes: Its sizes.
+        params: The kernels by name.
+        factors: For each adapter the factors by name, neither of them zero.
+        x: Inputs `[adapters, examples, length, width]`.
+        y: Targets of the same shape.
+    """
+
+    sizes: Sizes
+    params: dict[str, jax.Array]
+    factors: list[Factors]
+    x: np.ndarray
+    y: np.ndarray
+
+
+def problem(sizes: Sizes, seed: int) -> Problem:
+    """Random numbers in the range that training gives them."""
+    draw = generator(seed)
+    n, r = sizes.width, sizes.rank
+
+    def normal(*shape: int, scale: float = 1.0) -> np.ndarray:
+        return np.asarray(scale * draw.standard_normal(shape), np.float32)
+
+    names = [f"layer{i}" for i in range(sizes.layers)]
+    params = {k: jnp.asarray(normal(n, n, scale=n**-0.5)) for k in names}
+    factors = [
+        {
+            k: {
+                "a": normal(n, r, scale=n**-0.5),
+                "b": normal(r, n, scale=0.1 * n**-0.5),
+            }
+            for k in names
+        }
+        for _ in range(sizes.adapters)
+    ]
+    shape = (sizes.adapters, sizes.examples, sizes.length, n)
+    return Problem(sizes, params, factors, normal(*shape), normal(*shape))
+
+
+def model(params: Tree, x: jax.Array) -> jax.Array:
+    """Residual layers; the axes in front of the last are examples and tokens."""
+    for kernel in params.values():
+        x = x + jnp.tanh(x @ kernel)
+    return x
+
+
+def loss(params: Tree, batch: Tree, key: Any) -> jax.Array:
+    """Mean square error."""
+    del key
+    x, y = batch
+    return jnp.mean((model(params, x) - y) ** 2)
+
+
+def transform(given: Problem) -> lrk.Transform:
+    """LoRA of all kernels, with a scale of 1."""
+    return lrk.lora(given.sizes.rank)
+
+
+def states(given: Problem) -> list[lrk.State]:
+    """The states of all adapters."""
+    fixed = {k: {"scale": np.float32(1)} for k in given.params}
+    return [lrk.State(own, fixed) for own in given.factors]
+
+
+def trees(given: Problem) -> list[Tree]:
+    """The adapted trees."""
+    tx = transform(given)
+    return [tx.apply(given.params, state) for state in states(given)]
+
+
+def trainer(given: Problem, method: str) -> Call:
+    """Steps of all adapters in one program; each call is one step and gives losses."""
+    one = lrk.training.step(loss, transform(given), RATE, method=method)
+    read, carry = one.init(lrk.stack(states(given)), steps=np.iinfo(np.int32).max)
+    held = [jax.tree.map(jnp.array, carry)]  # it will be donated
+    batch = jnp.asarray(given.x), jnp.asarray(given.y)
+    update = jax.jit(one.update, donate_argnums=2)
+
+    def run() -> jax.Array:
+        held[0], metrics = update(given.params, read, held[0], batch)
+        return metrics["loss"]
+
+    return run
+
+
+def one_by_one(given: Problem) -> Call:
+    """The same, one adapter after another in a program for one."""
+    calls = []
+    for i, own in enumerate(given.factors):
+        x, y = given.x[i : i + 1], given.y[i : i + 1]
+        part = dataclasses.replace(given, factors=[own], x=x, y=y)
+        calls.append(trainer(part, "vmap"))
+    return lambda: jnp.concatenate([call() for call in calls])
+
+
+def ids_of(given: Problem, seed: int) -> np.ndarray:
+    """Which adapter each example of a mixed batch has: all of them, in any order."""
+    number = np.arange(given.sizes.examples) % given.sizes.adapters
+    return generator(seed).permutation(number).astype(np.int32)
+
+
+def mixed(given: Problem, ids: np.ndarray) -> dict[str, Call]:
+    """Ways to run a batch forward; `routed` and `in turn` serve all adapters."""
+    x, own = jnp.asarray(given.x[0]), trees(given)
+    bank, where = lrk.bank(own), jnp.asarray(ids)
+    lifted = jax.jit(lrk.lift(model))
+    groups = [np.flatnonzero(ids == i) for i in range(len(own))]
+    parts = [
+        (tree, x[rows]) for tree, rows in zip(own, groups, strict=True) if len(rows)
+    ]
+
+    @jax.jit
+    def routed(bank: lrk.Bank, ids: jax.Array, x: jax.Array) -> jax.Array:
+        tree = lrk.route(bank, ids)
+        return jax.vmap(lrk.lift(model), in_axes=(lrk.in_axes(tree), 0))(tree, x)
+
+    plain = jax.jit(model)
+    return {
+        "single": lambda: lifted(own[0], x),
+        "routed": lambda: routed(bank, where, x),
+        "in turn": lambda: [lifted(tree, part) for tree, part in parts],
+        "base": lambda: plain(given.params, x),
+    }
+
+
+def mixed_gradients(given: Problem, ids: np.ndarray) -> dict[str, Call]:
+    """Losses of one batch and gradients in the factors: of one adapter, and of all."""
+    x, y, tx = jnp.asarray(given.x[0]), jnp.asarray(given.y[0]), transform(given)
+    own, where = states(given), jnp.asarray(ids)
+    stacked, params = lrk.stack(own), given.params
+
+    @jax.jit
+    @jax.value_and_grad
+    def single(trainable: Tree, params: Tree, fixed: Tree, x: Tree, y: Tree) -> Any:
+        adapted = tx.apply(params, lrk.State(trainable, fixed))
+        return jnp.mean((lrk.lift(model)(adapted, x) - y) ** 2)
+
+    @jax.jit
+    @jax.value_and_grad
+    def routed(trainable: Tree, params: Tree, fixed: Tree, x: Tree, y: Tree) -> Any:
+        parts = lrk.unstack(lrk.State(trainable, fixed))
+        tree = lrk.route([tx.apply(params, state) for state in parts], where)
+        run = jax.vmap(lrk.lift(model), in_axes=(lrk.in_axes(tree), 0))
+        return jnp.mean((run(tree, x) - y) ** 2)
+
+    first = jax.tree.map(jnp.asarray, own[0])
+    return {
+        "single": lambda: single(first.trainable, params, first.fixed, x, y),
+        "routed": lambda: routed(stacked.trainable, params, stacked.fixed, x, y),
+    }

@@ -1,0 +1,160 @@
+"""What decoders share: causal masks, the cache, layers in a list or scanned."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import ArrayLike
+
+from lowrank.models._layers import Factory, KeyValue, check_ids, run
+
+# A layer's keys and values each, or one whose leading axis is the layers'.
+Cache = tuple[KeyValue, ...] | KeyValue
+
+
+class Place(NamedTuple):
+    """Where the tokens of one call stand, the same for every layer.
+
+    Attributes:
+        positions: `[batch, length]`; also the slots of the cache that they fill.
+        mask: What each token sees of the slots, `[batch, length, slots]`.
+        rope: Cosine and sine of the rotary angles, if the model has any.
+    """
+
+    positions: jax.Array
+    mask: jax.Array
+    rope: tuple[jax.Array, jax.Array] | None = None
+
+
+class Decoder(nnx.Module):
+    """A causal language model: logits of the next token at every token.
+
+    A subclass sets `config` (with `longest`), `dtype` and `remat`, and gives
+    `blocks`, `embed`, `place`, `head` and `key_value_shape`.
+    """
+
+    config: Any
+    dtype: Any
+    remat: bool
+
+    @property
+    def blocks(self) -> Any:
+        """The layers: a list, or one module whose leaves are stacked."""
+        raise NotImplementedError
+
+    def embed(self, ids: jax.Array, positions: jax.Array) -> jax.Array:
+        """Hidden states before the first layer."""
+        raise NotImplementedError
+
+    def place(self, positions: jax.Array, mask: jax.Array) -> Place:
+        """What the layers are told besides the hidden states."""
+        return Place(positions, mask)
+
+    def head(self, hidden: jax.Array) -> jax.Array:
+        """Logits of hidden states after the last layer."""
+        raise NotImplementedError
+
+    @property
+    def key_value_shape(self) -> tuple[int, int, int]:
+        """Layers, heads of keys and values, channels per head."""
+        raise NotImplementedError
+
+    def __call__(
+        self, token_ids: ArrayLike, attention_mask: ArrayLike | None = None
+    ) -> jax.Array:
+        """Map ids `[batch, length]` to logits `[batch, length, vocabulary]`.
+
+        Token `t` sees the tokens up to `t` where `attention_mask` is not 0. Padding on
+        the right is seen by no token anyhow; its own logits mean nothing. Positions
+        count from the left, padding included. Logits are float32 or wider.
+        """
+        ids = jnp.asarray(token_ids)
+        mask = None if attention_mask is None else jnp.asarray(attention_mask)
+        who = type(self).__name__
+        check_ids(who, ids, self.config.longest, attention_mask=mask)
+        positions = jnp.broadcast_to(jnp.arange(ids.shape[1])[None], ids.shape)
+        seen = _causal(positions, ids.shape[1])
+        if mask is not None:
+            seen = seen & (mask != 0)[:, None, :]
+        hidden = self.embed(ids, positions)
+        hidden, _ = self._run(hidden, self.place(positions, seen), None)
+        return self.head(hidden)
+
+    def empty_cache(self, batch: int, slots: int) -> Cache:
+        """Room for the keys and values of `slots` tokens in each of `batch` rows."""
+        layers, heads, size = self.key_value_shape
+
+        def zeros(*lead: int) -> KeyValue:
+            shape = (*lead, batch, slots, heads, size)
+            return KeyValue(*(jnp.zeros(shape, self.dtype) for _ in range(2)))
+
+        if isinstance(self.blocks, nnx.List):
+            return tuple(zeros() for _ in range(layers))
+        return zeros(layers)
+
+    def extend(
+        self, ids: jax.Array, positions: jax.Array, cache: Cache
+    ) -> tuple[jax.Array, Cache]:
+        """Hidden states `[batch, length, width]` of new tokens, and the fuller cache.
+
+        A token at position `p` fills slot `p` and sees the slots up to `p`: all of
+        them must have been filled, by this call or by earlier ones.
+        """
+        one = cache if isinstance(cache, KeyValue) else cache[0]
+        place = self.place(positions, _causal(positions, one.key.shape[-3]))
+        return self._run(self.embed(ids, positions), place, cache)
+
+    def _run(
+        self, hidden: jax.Array, place: Place, cache: Cache | None
+    ) -> tuple[jax.Array, Any]:
+        """Run all layers."""
+        if not isinstance(self.blocks, nnx.List):
+            return self._scan(hidden, place, cache)
+        kept = []
+        for i, block in enumerate(self.blocks):
+            part = None if cache is None else cache[i]
+            hidden, part = run(block, hidden, place, part, remat=self.remat)
+            kept.append(part)
+        return hidden, None if cache is None else tuple(kept)
+
+    def _scan(
+        self, hidden: jax.Array, place: Place, cache: Any
+    ) -> tuple[jax.Array, Any]:
+        """Run the stacked layers as a loop, compiled once."""
+        graphdef, params = nnx.split(self.blocks)
+
+        def body(hidden: jax.Array, xs: Any) -> tuple[jax.Array, Any]:
+            params, part = xs
+            layer = nnx.merge(graphdef, params)
+            return run(layer, hidden, place, part, remat=self.remat)
+
+        return jax.lax.scan(body, hidden, (params, cache))
+
+
+def make_blocks(
+    make: Callable[[Factory], nnx.Module], factory: Factory, layers: int, scan: bool
+) -> nnx.Module:
+    """The layers as a list, or as one module with leaves `[layers, ...]`."""
+    if not scan:
+        return nnx.List(make(factory) for _ in range(layers))
+
+    @nnx.split_rngs(splits=layers)
+    @nnx.vmap
+    def stacked(rngs: nnx.Rngs) -> nnx.Module:
+        return make(factory.drawing_from(rngs))
+
+    return stacked(factory.kwargs["rngs"])
+
+
+def project(hidden: jax.Array, kernel: jax.Array, dtype: Any) -> jax.Array:
+    """`hidden @ kernel` in the compute dtype, summed in float32 or wider."""
+    wide = jnp.promote_types(dtype, jnp.float32)
+    hidden, kernel = hidden.astype(dtype), kernel.astype(dtype)
+    return jnp.matmul(hidden, kernel, preferred_element_type=wide)
+
+
+def _causal(positions: jax.Array, slots: int) -> jax.Array:
+    """Which slots a token at each position sees, `[batch, length, slots]`."""
+    return jnp.arange(slots)[None, None, :] <= positions[:, :, None]

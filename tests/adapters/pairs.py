@@ -1,0 +1,261 @@
+"""Which transforms compose by `chain`: derived from the tables of instances.
+
+`python -m tests.adapters.pairs` writes the table of `docs/methods/composition.md` anew.
+"""
+
+import dataclasses
+import functools
+import itertools
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import jax
+
+import lowrank as lrk
+from tests import network
+from tests.instances import INSTANCES, Instance
+from tests.network import arrays, model
+from tests.untyped import untyped
+
+PAGE = Path(__file__).parents[2] / "docs/methods/composition.md"
+BEGIN, END = "<!-- table: begin -->", "<!-- table: end -->"
+KEY = jax.random.key(7, impl="unsafe_rbg")  # of little code: it compiles at once
+FAMILIES = (lrk, lrk.adapters, lrk.subspace, lrk.rram)
+
+
+# --- what is composed ----------------------------------------------------------------
+
+
+def method_of(name: str) -> str:
+    """The public name that a row's name starts with; else the row's own name."""
+    public = {name for family in FAMILIES for name in family.__all__}
+    parts = name.split("-")
+    fronts = ("_".join(parts[:n]) for n in range(len(parts), 0, -1))
+    return next((front for front in fronts if front in public), name)
+
+
+def touched(row: Instance) -> int:
+    """How many leaves a transform touches."""
+    return len(lrk.select_paths(row.build(), network.tree()))
+
+
+def plain_rows() -> list[Instance]:
+    """The rows of one transform each: no composition, and not the identity."""
+    return [row for row in INSTANCES if "+" not in row.name and row.name != "identity"]
+
+
+@functools.cache
+@untyped()
+def methods() -> dict[str, Instance]:
+    """By name, the row of each method that touches most leaves, without compositions.
+
+    A further row enters by its own name if it gives an operator that no other does.
+    """
+    rows: dict[str, list[Instance]] = defaultdict(list)
+    for row in plain_rows():
+        rows[method_of(row.name)].append(row)
+    chosen = {name: max(own, key=touched) for name, own in rows.items()}
+    seen = set().union(*(operators(alone(row)) for row in chosen.values()))
+    for row in INSTANCES:
+        if new := operators(alone(row)) - seen:
+            chosen[row.name] = row
+            seen |= new
+    return chosen
+
+
+@functools.cache
+def alone(row: Instance) -> Any:
+    """The tree that a transform gives, without a number in it."""
+    return adapted(row.build(), shapes())
+
+
+@functools.cache
+def shapes() -> Any:
+    """The tree of the laws, without a number in it."""
+    return jax.eval_shape(network.tree)
+
+
+def adapted(tx: lrk.Transform, params: Any) -> Any:
+    """The tree that a transform gives with the state of its own `init`."""
+    return jax.eval_shape(
+        lambda key, params: tx.apply(params, tx.init(key, params), key=key), KEY, params
+    )
+
+
+def nesting(leaf: Any) -> str:
+    """`LowRank(Magnitude)`: an operator and what it stands on."""
+    if not isinstance(leaf, lrk.Operator):
+        return ""
+    inner = [nesting(getattr(leaf, name)) for name in leaf.base_fields]
+    below = ", ".join(filter(None, inner))
+    return f"{type(leaf).__name__}({below})" if below else type(leaf).__name__
+
+
+def kinds(tree: Any) -> frozenset[str]:
+    """The nestings of operators in a tree."""
+    return frozenset(filter(None, map(nesting, leaves(tree).values())))
+
+
+def operators(tree: Any) -> set[str]:
+    """The names of all operators in a tree, however deep."""
+    return {name for kind in kinds(tree) for name in re.findall(r"\w+", kind)}
+
+
+def deepest_matrix(tree: Any) -> str:
+    """The path of the matrix with the deepest operator."""
+    depth = {p: len(nesting(x)) for p, x in leaves(tree).items() if x.ndim == 2}
+    return max(depth, key=lambda path: depth[path])
+
+
+def leaves(tree: Any) -> dict[str, Any]:
+    """Arrays and operators by path."""
+    flat = jax.tree_util.tree_leaves_with_path(
+        tree, is_leaf=lambda x: isinstance(x, lrk.Operator)
+    )
+    return {"/".join(str(k.key) for k in path): leaf for path, leaf in flat}
+
+
+# --- what comes of it ----------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What a pair comes to: the operator at a matrix, or why it is refused.
+
+    Attributes:
+        nesting: The deepest operator at any matrix.
+        dense: Whether every operator has a dense form.
+        reason: The message of the refusal.
+    """
+
+    nesting: str = ""
+    dense: bool = False
+    reason: str | None = None
+
+
+@functools.cache
+@untyped()  # the laws check each transform's types; here that would be half the time
+def outcomes() -> dict[tuple[str, str], Outcome]:
+    """Of every ordered pair.
+
+    The second member sees operators and shapes alone. So firsts that leave operators
+    of one kind, at leaves of as many axes, are one case; and the model is lifted once
+    for each structure.
+    """
+    seen: dict[Any, Outcome] = {}
+    lifted: dict[Any, str | None] = {}
+    found = {}
+    for first, second in itertools.product(methods(), repeat=2):
+        given = alone(methods()[first])
+        left = {(leaf.ndim, nesting(leaf)) for leaf in leaves(given).values()}
+        case = (frozenset(left), second)
+        if case not in seen:
+            seen[case] = _outcome(given, methods()[second], lifted)
+        found[first, second] = seen[case]
+    return found
+
+
+def _outcome(given: Any, second: Instance, lifted: dict[Any, str | None]) -> Outcome:
+    new, reason = refusal(lambda: adapted(second.build(), given))
+    if reason:
+        return Outcome(reason=reason)
+    structure = jax.tree.structure(new)
+    if structure not in lifted:
+        lifted[structure] = refusal(lambda: outputs(new))[1]
+    if lifted[structure]:
+        return Outcome(reason=lifted[structure])
+    own = [x for x in leaves(new).values() if isinstance(x, lrk.Operator)]
+    deepest = nesting(leaves(new)[deepest_matrix(new)])
+    return Outcome(deepest, all(x.has_dense for x in own))
+
+
+def outputs(tree: Any) -> Any:
+    """Shapes of what the lifted model gives."""
+    return jax.eval_shape(lrk.lift(model), tree, arrays()["x"])
+
+
+def refusal(run: Callable[[], Any]) -> tuple[Any, str | None]:
+    """What a call returns, or the message of the package's own refusal."""
+    try:
+        return run(), None
+    except (TypeError, ValueError) as error:
+        message = str(error)
+        if not re.match(r"[\w.]+: ", message):
+            raise
+        return None, shortened(message)
+
+
+def shortened(message: str) -> str:
+    """A message that names one leaf where it named all of one kind."""
+    place = r"'[\w/]+'(?: of shape \([\d, ]+\))?"
+    tail = r"(?:: [^;.,']+| \(\w+\))?"
+    return re.sub(rf"({place}{tail})(?:[;,] {place}{tail})+", r"\1, ...", message)
+
+
+# --- the page ------------------------------------------------------------------------
+
+
+def _alike(names: Iterable[str], line: Callable[[str], Any]) -> list[list[str]]:
+    """Names whose lines of the table are equal, together."""
+    groups: dict[Any, list[str]] = defaultdict(list)
+    for name in names:
+        groups[line(name)].append(name)
+    return list(groups.values())
+
+
+def table() -> str:
+    """The table in Markdown: equal rows and equal columns are one each."""
+    found, names = outcomes(), list(methods())
+    reasons = list(dict.fromkeys(o.reason for o in found.values() if o.reason))
+
+    def mark(first: str, second: str) -> str:
+        own = found[first, second]
+        if own.reason is not None:
+            return f"refused ({reasons.index(own.reason) + 1})"
+        return "yes" if own.dense else "in products"
+
+    rows = _alike(names, lambda a: tuple(mark(a, b) for b in names))
+    columns = _alike(names, lambda b: tuple(mark(a, b) for a in names))
+
+    def label(group: list[str], groups: list[list[str]]) -> str:
+        most = group is max(groups, key=len) and len(groups) > 1
+        return "all others" if most else ", ".join(f"`{name}`" for name in group)
+
+    lines = [
+        f"{len(names)} transforms, {len(found)} ordered pairs, "
+        f"{sum(o.reason is not None for o in found.values())} of them refused.",
+        "",
+        f"| first \\ second | {' | '.join(label(g, columns) for g in columns)} |",
+        f"|---|{'---|' * len(columns)}",
+    ]
+    for row in rows:
+        cells = [mark(row[0], column[0]) for column in columns]
+        lines.append(f"| {label(row, rows)} | {' | '.join(cells)} |")
+    lines += ["", "The refusals:", ""] if reasons else []
+    lines += [f"{i + 1}. {reason}" for i, reason in enumerate(reasons)]
+    lines += ["", "The operators that the transforms leave:", ""]
+    lines += ["| transform | operators |", "|---|---|"]
+    for group in _alike(names, lambda name: kinds(alone(methods()[name]))):
+        own = sorted(kinds(alone(methods()[group[0]])))
+        shown = ", ".join(f"`{kind}`" for kind in own) or "plain arrays"
+        lines.append(f"| {label(group, [group])} | {shown} |")
+    return "\n".join(lines)
+
+
+def committed() -> str:
+    """The table that the page shows."""
+    return PAGE.read_text().split(BEGIN)[1].split(END)[0].strip()
+
+
+def write() -> None:
+    """Write the table of the page anew."""
+    front, rest = PAGE.read_text().split(BEGIN)
+    back = rest.split(END)[1]
+    PAGE.write_text(f"{front}{BEGIN}\n\n{table()}\n\n{END}{back}")
+
+
+if __name__ == "__main__":
+    write()

@@ -1,0 +1,63 @@
+"""One layer as PEFT computed it (`golden/peft_layers.npz`), and the comparison."""
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import lowrank as lrk
+from tests.tolerances import assert_close
+
+_STORED = np.load(Path(__file__).parent.parent / "golden" / "peft_layers.npz")
+
+
+def layer(name):
+    """The arrays of one case, in float32 and torch's layouts."""
+    assert str(_STORED["provenance"]).startswith("peft 0.21.2")
+    prefix = f"{name}/"
+    own = {n.removeprefix(prefix): _STORED[n] for n in _STORED if n.startswith(prefix)}
+    return {n: v.astype("f4") if v.dtype == "f8" else v for n, v in own.items()}
+
+
+def kernel(weight):
+    """A torch weight as Flax has it: the outputs last."""
+    return np.transpose(weight, (*range(2, weight.ndim), 1, 0))
+
+
+def assert_agrees(tx, state, own, grads, forward=jnp.matmul, w=None):
+    """Forward, gradients and merged weight are those that PEFT computed.
+
+    Args:
+        tx: The transform, of one leaf `w`.
+        state: Its state, with PEFT's numbers.
+        own: The arrays of `layer`.
+        grads: The gradients, by name, in our layouts.
+        forward: `forward(x, w)`, without a bias.
+        w: The base weight in our layout.
+    """
+    params = {"w": jnp.asarray(kernel(own["w"]) if w is None else w)}
+    bias = own.get("bias", np.zeros(1, "f4"))
+    channel = bias.reshape(1, -1, *(1,) * (own["y"].ndim - 2))
+
+    @jax.jit
+    def run(state, x):
+        def objective(trainable, x):
+            adapted = tx.apply(params, state._replace(trainable=trainable))
+            y = lrk.lift(lambda w, x: forward(x, w))(adapted["w"], x)
+            return jnp.sum((y + channel) * own["g"]), y + channel
+
+        floating = jnp.issubdtype(x.dtype, jnp.floating)
+        slope = jax.grad(objective, (0, 1) if floating else (0,), has_aux=True)
+        return *slope(state.trainable, x), lrk.materialize(tx.apply(params, state))
+
+    slopes, y, merged = run(state, own["x"])
+    assert_close(y, jnp.asarray(own["y"]))
+    assert_close(slopes[0], {"w": grads})
+    if len(slopes) > 1:
+        assert_close(slopes[1], jnp.asarray(own["grad_x"]))
+    if "merged" in own:
+        assert_close(
+            merged["w"],
+            jnp.asarray(own["merged"] if w is not None else kernel(own["merged"])),
+        )

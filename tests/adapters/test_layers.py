@@ -1,0 +1,88 @@
+"""LoRA on layers that are not products: look-ups, tied tables, recurrent cells."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import lowrank as lrk
+from tests.network import numbers
+from tests.tolerances import assert_close
+
+KEY = jax.random.key(0)
+TABLE = lrk.matching("embedding$")
+
+
+class Tied(nn.Module):
+    """A language model of one table: a look-up, and logits over the same tokens."""
+
+    @nn.compact
+    def __call__(self, tokens):
+        embed = nn.Embed(6, 4, name="table")
+        return embed.attend(jnp.tanh(embed(tokens)))
+
+
+def tied(tokens):
+    params = {"params": {"table": {"embedding": jnp.asarray(numbers(1, 6, 4))}}}
+    return params, lambda p: Tied().apply(p, tokens)
+
+
+def test_a_tied_table_is_looked_up_and_multiplied_in_factors():
+    params, model = tied(jnp.asarray([[0, 5], [3, 3]]))
+    tx = lrk.lora(2, alpha=3, select=TABLE)
+    state = tx.init(KEY, params)
+    path = "params/table/embedding"
+    assert jax.tree.map(jnp.shape, state.trainable[path]) == {"a": (6, 2), "b": (2, 4)}
+
+    @jax.jit
+    def both(trainable):
+        def loss(trainable, run):
+            out = run(tx.apply(params, state._replace(trainable=trainable)))
+            return jnp.sum(jnp.sin(out))
+
+        plain = lambda adapted: model(lrk.materialize(adapted))  # noqa: E731
+        slope = jax.value_and_grad(loss)
+        return slope(trainable, lrk.lift(model)), slope(trainable, plain)
+
+    moved = jax.tree.map(lambda x: x + jnp.asarray(numbers(3, *x.shape)), state)
+    assert_close(*both(moved.trainable))
+    assert lrk.trace_axes(model, params) == {path: lrk.Axes((), (0,), (1,))}
+
+
+def test_initialisers_of_peft_start_the_factor_of_the_tokens_at_zero():
+    params, _ = tied(jnp.asarray([0]))
+    init = jax.nn.initializers
+    tx = lrk.lora(2, select=TABLE, init=init.zeros, init_b=init.normal(1.0))
+    own = tx.init(KEY, params).trainable["params/table/embedding"]
+    assert not own["a"].any()
+    assert np.asarray(own["b"]).all()
+
+
+def test_the_kernels_of_a_recurrent_cell_train_under_scan():
+    model, x = nn.RNN(nn.GRUCell(4)), jnp.asarray(numbers(1, 2, 5, 3))
+    params = jax.jit(model.init)(KEY, x)
+    tx = lrk.lora(2)
+    state = jax.jit(tx.init)(KEY, params)
+    want = 0.5
+    assert len(lrk.select_paths(tx, params)) == 6
+
+    @jax.jit
+    def train(trainable):
+        def loss(trainable, form):
+            adapted = tx.apply(params, state._replace(trainable=trainable))
+            return jnp.mean((form(adapted) - want) ** 2)
+
+        def step(trainable, _):
+            run = lambda adapted: lrk.lift(model.apply)(adapted, x)  # noqa: E731
+            value, grads = jax.value_and_grad(loss)(trainable, run)
+            return jax.tree.map(lambda t, g: t - g, trainable, grads), value
+
+        trained, losses = jax.lax.scan(step, trainable, length=30)
+        plain = lambda adapted: model.apply(lrk.materialize(adapted), x)  # noqa: E731
+        return losses, loss(trained, plain), step(trained, None)[1], trained
+
+    losses, plain, lifted, trained = train(state.trainable)
+    assert_close(lifted, plain)
+    assert losses[-1] < 0.7 * losses[0]
+    for path, own in state.trainable.items():
+        assert not np.array_equal(trained[path]["a"], own["a"]), path

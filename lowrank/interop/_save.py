@@ -17,6 +17,7 @@ from lowrank.interop._adapter import Factors, write_adapter
 from lowrank.interop._config import WRITTEN
 from lowrank.interop._layout import factors_out, weight_out, wide
 from lowrank.interop._names import parameter_name
+from lowrank.interop._stacked import taken_apart
 from lowrank.operators import Delta, DropoutLowRank, LowRank, Magnitude
 
 _KINDS = (LowRank, DropoutLowRank)
@@ -47,6 +48,7 @@ def save_peft(
     *,
     rename: Callable[[Path], str | None] | None = None,
     conv: Select = is_conv,
+    layers: str | None = None,
     config: Mapping[str, Any] | None = None,
 ) -> None:
     """Write an adapted tree as a LoRA that PEFT can load.
@@ -66,6 +68,8 @@ def save_peft(
         conv: Which of the adapted leaves are kernels `[*kernel, in, out]` of
             convolutions; all others are written as Linear layers, their inputs and
             outputs flattened.
+        layers: Path of layers that the tree holds as one, with leaves `[layers, ...]`,
+            such as `model/layers`; each is written by its number.
         config: Further entries of `adapter_config.json`, such as `task_type`,
             `base_model_name_or_path`, or `fan_in_fan_out` for the Conv1D of GPT-2.
 
@@ -97,6 +101,7 @@ def save_peft(
     _check_config(config or {})
     leaves = _tree.leaves("save_peft", adapted)
     _check_known(leaves)
+    leaves = taken_apart("save_peft", leaves, layers)
     names = {path: _name(path, rename) for path in leaves}
     low, plain, bad = _sorted(leaves)
     bad += _crowded(names)
@@ -171,7 +176,7 @@ def _factors(path: Path, leaf: Any, parts: _Parts, conv: Select) -> Factors | st
     if any((t.a_dims, t.b_dims) != (first.a_dims, first.b_dims) for t in parts.terms):
         return f"'{path}' (terms over different axes)"
     if first.stack:
-        return f"'{path}' (stacked layers: unstack them first)"
+        return f"'{path}' (stacked layers: pass layers=)"
     last = len(leaf.shape) - 1
     is_kernel = conv(path, as_struct(leaf))
     if is_kernel and (first.a_dims, first.b_dims) != (tuple(range(last)), (last,)):

@@ -187,7 +187,7 @@ def test_what_no_lora_stands_for_is_listed(params, pair, tmp_path):
         "'beside/kernel' (Magnitude)",
         "'length/kernel' (lengths without a low-rank term)",
         "'twice/kernel', 'twice/scale': all are 'twice.weight'",
-        "'stack/kernel' (stacked layers: unstack them first)",
+        "'stack/kernel' (stacked layers: pass layers=)",
         "'image/kernel' (a convolution whose `a` does not hold [*kernel, in])",
         "'root' (a parameter of the root)",
     ):

@@ -101,7 +101,6 @@ __all__ = [
     "fact_tt",
     "fourierft",
     "full",
-    "full",
     "gated",
     "hira",
     "hydra",

@@ -60,7 +60,6 @@ __all__ = [
     "fact_tt",
     "fourierft",
     "full",
-    "full",
     "gated",
     "gaussian",
     "hira",

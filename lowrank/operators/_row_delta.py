@@ -33,6 +33,9 @@ class RowDelta(Operator):
         index: Which rows; each at most once.
         axis: The axis of `w` that the rows are counted along.
 
+    Attributes:
+        size_of_axis: The number of rows of `w`, so that the change is known without it.
+
     Returns:
         An operator: a pytree node with children `w, d, index`.
 

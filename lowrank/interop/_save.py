@@ -91,6 +91,7 @@ def save_peft(
         [2, 4, ['dense']]
 
     Notes:
+        A leaf that is a plain array is taken for the base, whatever was done to it.
         Dropout is written as `lora_dropout` where it is one number for all leaves. A
         stored head is taken for a Linear layer: its kernel is transposed.
 

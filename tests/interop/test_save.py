@@ -218,6 +218,34 @@ def test_modules_that_end_alike_are_told_apart(tmp_path):
         save_peft(tmp_path, {"x": {"kernel": op.replace(scale=jnp.float32(jnp.inf))}})
 
 
+class Whole(lrk.Operator):
+    """An operator that cannot be taken apart."""
+
+    fields = ("w",)
+
+    @property
+    def aval(self):
+        return jax.typeof(self.w)
+
+
+def test_stacked_leaves_that_cannot_be_taken_apart_are_named(tmp_path):
+    tree = {"h": {"kernel": Whole._make(w=jnp.ones((2, 3)))}}
+    with pytest.raises(
+        ValueError, match=r"cannot take 'h/kernel' \(Whole\) apart into"
+    ):
+        save_peft(tmp_path, tree, layers="h")
+
+
+def test_a_start_from_the_weight_is_written_over_the_unchanged_base(params, tmp_path):
+    tx = lrk.pissa(1, select=lrk.matching("one/kernel"))
+    state = tx.init(jax.random.key(0), params)
+    trained = jax.tree.map(lambda x: x + 0.5, state.trainable)
+    tree = tx.apply(params, state._replace(trainable=trained))
+    save_peft(tmp_path, tree)
+    assert written(tmp_path)["r"] == 2
+    assert_same(load_peft(tmp_path, params).adapted, tree)
+
+
 def test_entries_of_the_config_that_follow_are_refused(pair, tmp_path):
     with pytest.raises(ValueError, match="config holds lora_alpha, r, which follow"):
         save_peft(tmp_path, pair[0], config={"r": 3, "lora_alpha": 1})

@@ -8,7 +8,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from lowrank import _compat, _tree
-from lowrank._base import Array, Operator, Path, PyTree, is_operator
+from lowrank._base import Array, Operator, Path, PyTree
 from lowrank._parts import Parts, adapted
 from lowrank._ranks import fill
 from lowrank.operators import Delta, LowRank
@@ -56,8 +56,8 @@ class Bank(NamedTuple):
     @property
     def capacity(self) -> int:
         """How many adapters there is room for."""
-        leaves = [x for x in _tree.leaves("bank", self.tree).values() if is_operator(x)]
-        return next(x.shape[0] for op in leaves for _, x in _own(op))
+        held = _held(self.tree).values()
+        return next(x.shape[0] for op in held for _, x in _own(op))
 
     def set(self, slot: Any, tree: PyTree) -> "Bank":
         """The bank with an adapter in a slot, in place of what stood there.
@@ -78,11 +78,11 @@ class Bank(NamedTuple):
                 f"bank: slot must be at least 0 and below the capacity, "
                 f"{self.capacity}, got {slot}. Make a bank with a larger capacity=."
             )
-        held = _tree.leaves("bank", self.tree)
-        bare = {p: _bare(x) for p, x in held.items() if is_operator(x)}
+        held = _held(self.tree)
+        bare = {path: _bare(op) for path, op in held.items()}
         base = _tree.replace("bank", self.tree, bare)
         found = adapted("bank", [base, tree], _DOING)
-        layouts = {p: _layout(x) for p, x in held.items() if is_operator(x)}
+        layouts = {path: _layout(op) for path, op in held.items()}
         _check_fits(layouts, found)
         new = {
             path: _written(held[path], layouts[path], found.get(path), slot)
@@ -217,13 +217,24 @@ def route(
 
     def gathered(path: Path, leaf: Any) -> Any:
         del path
-        if not is_operator(leaf):
+        if not _is_held(leaf):
             return leaf
         return _mapped(
             leaf, lambda x: jnp.take(x, ids, axis=0, mode="fill", fill_value=0)
         )
 
     return _tree.map_operators("route", own.tree, gathered)
+
+
+def _held(tree: PyTree) -> dict[Path, Any]:
+    """The leaves of a bank's tree that have slots."""
+    leaves = _tree.leaves("bank", tree)
+    return {path: leaf for path, leaf in leaves.items() if _is_held(leaf)}
+
+
+def _is_held(leaf: Any) -> bool:
+    """Whether a leaf has slots: other operators belong to the base, as it came."""
+    return type(leaf) in (LowRank, Delta)
 
 
 def _own(op: Any) -> list[tuple[str, Any]]:

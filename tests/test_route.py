@@ -216,3 +216,25 @@ def test_a_bank_without_room_is_refused(states):
         bank.set(0, tx.apply(PARAMS, trained(tx, 1)))
     with pytest.raises(ValueError, match="slot must be at least 0 and below.*2, got 2"):
         bank.set(2, trees[0])
+
+
+def test_the_base_may_hold_operators_that_no_adapter_touches():
+    quantise = lrk.quantization.int8(select=lrk.matching("w|head"))
+    base = jax.jit(lambda p: quantise.apply(p, quantise.init(jax.random.key(0), p)))
+    base, tx = base(PARAMS), lrk.lora(2, alpha=3, select=lrk.matching("w"))
+    trees = [
+        tx.apply(base, jax.jit(tx.init)(jax.random.key(i), base)) for i in range(2)
+    ]
+    trees = [
+        tree | {"w": tree["w"].replace(b=jnp.asarray(numbers(i, 2, 4)))}
+        for i, tree in enumerate(trees)
+    ]
+    ids = np.asarray([1, 0, -1, 1, 0])
+    bank = lrk.bank(trees, capacity=3)
+    assert bank.capacity == 3
+    out = jax.jit(mixed)(bank.set(2, base).route(ids), X)
+    plain = jax.jit(lrk.lift(model))
+    expected = [
+        plain(trees[i] if i >= 0 else base, x) for i, x in zip(ids, X, strict=True)
+    ]
+    assert_close(out, jnp.stack(expected), "float32")

@@ -163,9 +163,8 @@ __all__ = [
     "vera",
 ]
 
-_LAZY = ("models", "training")  # they import Flax, which the core does without
-_LAZY = ("models", "training")  # they import what the core does without
-_LAZY = ("interop", "models")  # they import what the core does without
+# They import what the core does without.
+_LAZY = ("interop", "models", "training")
 
 
 def __getattr__(name: str) -> Any:

@@ -162,8 +162,8 @@ def route(
     the gather back into the adapters that the trees were made of.
 
     Args:
-        adapters: Adapted trees over one base, or a `Bank`, which stays as large when
-            adapters come and go.
+        adapters: Adapted trees over one base, or a `Bank`, which puts them side by side
+            once and stays as large when adapters come and go.
         task_ids: `[examples]`, which adapter each example has; -1 for the base alone.
             May be traced, as in a jitted function that serves any mixture.
 

@@ -1,7 +1,7 @@
 """The network of `speed/many`, its adapters, and the ways lowrank runs them."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -117,27 +117,34 @@ def trees(given: Problem) -> list[Tree]:
 
 def trainer(given: Problem, method: str) -> Call:
     """Steps of all adapters in one program; each call is one step and gives losses."""
-    one = lrk.training.step(loss, transform(given), RATE, method=method)
-    read, carry = one.init(lrk.stack(states(given)), steps=np.iinfo(np.int32).max)
-    held = [jax.tree.map(jnp.array, carry)]  # it will be donated
-    batch = jnp.asarray(given.x), jnp.asarray(given.y)
-    update = jax.jit(one.update, donate_argnums=2)
-
-    def run() -> jax.Array:
-        held[0], metrics = update(given.params, read, held[0], batch)
-        return metrics["loss"]
-
-    return run
+    return _trainers(given, method, [slice(None)])[0]
 
 
 def one_by_one(given: Problem) -> Call:
     """The same, one adapter after another in a program for one."""
-    calls = []
-    for i, own in enumerate(given.factors):
-        x, y = given.x[i : i + 1], given.y[i : i + 1]
-        part = dataclasses.replace(given, factors=[own], x=x, y=y)
-        calls.append(trainer(part, "vmap"))
+    parts = [slice(i, i + 1) for i in range(given.sizes.adapters)]
+    calls = _trainers(given, "vmap", parts)
     return lambda: jnp.concatenate([call() for call in calls])
+
+
+def _trainers(given: Problem, method: str, parts: Sequence[slice]) -> list[Call]:
+    """Steps of some adapters at a time; one compiled program for all parts."""
+    one = lrk.training.step(loss, transform(given), RATE, method=method)
+    update = jax.jit(one.update, donate_argnums=2)
+
+    def part(rows: slice) -> Call:
+        own = lrk.stack(states(given)[rows])
+        read, carry = one.init(own, steps=np.iinfo(np.int32).max)
+        held = [jax.tree.map(jnp.array, carry)]  # it will be donated
+        batch = jnp.asarray(given.x[rows]), jnp.asarray(given.y[rows])
+
+        def run() -> jax.Array:
+            held[0], metrics = update(given.params, read, held[0], batch)
+            return metrics["loss"]
+
+        return run
+
+    return [part(rows) for rows in parts]
 
 
 def ids_of(given: Problem, seed: int) -> np.ndarray:

@@ -44,6 +44,8 @@ def measure(sizes: list[int], rank: int, batch: int, length: int, way: str) -> A
     whole = NamedSharding(mesh, P())
     params = training.shard(_shapes(Sizes(*sizes)), mesh, rules)
     tx = lrk.lora(rank, select=lrk.matching(r"^layers.*kernel$"))
+    if pinned == "gathered":
+        tx = lrk.chain(training.gather(params, axis), tx)
     state = _at(jax.eval_shape(tx.init, jax.random.key(0), params), whole)
     split = NamedSharding(mesh, P("data")) if axis == "data" else whole
     ids = jax.ShapeDtypeStruct((batch, length), jnp.int32, sharding=split)
@@ -69,6 +71,7 @@ def measure(sizes: list[int], rank: int, batch: int, length: int, way: str) -> A
 WAYS = {
     "fsdp": ("data", ""),
     "fsdp-weights": ("data", "weights"),
+    "fsdp-gathered": ("data", "gathered"),
     "fsdp-activations": ("data", "activations"),
     "tensor": ("model", "activations"),
 }

@@ -1,4 +1,4 @@
-"""LoRA's own questions, on an encoder: which weights, which rank, what is the change?
+"""LoRA's own questions: which weights, which rank, and what its change is.
 
 Section 7 of the LoRA paper asks, of GPT-3: which weights to adapt with a fixed number
 of trained numbers; which rank is enough; whether the changes of two ranks and of two

@@ -21,7 +21,6 @@ from lowrank.cli._inspect import is_adaptable, pattern
 from lowrank.cli._merge import operator
 from lowrank.cli._report import Report, check_out
 from lowrank.interop._adapter import Adapter, open_adapter, refuse
-from lowrank.interop._layout import weight_in
 from lowrank.interop._names import find_paths, module_path, parameter_name
 
 PRESETS = (
@@ -199,7 +198,7 @@ class _Worker:
         name = self.changes.get(entry.key)
         turned = self.is_turned(entry.shape, name)
         w = jnp.asarray(_moved(stored, turned), jnp.float32)
-        changed = w if name is None else self.changed(name, w)
+        changed = w if name is None else self.changed(entry, name, w, turned)
         effective = changed
         if entry.key in self.chosen:
             digital = self.options.digital
@@ -224,19 +223,19 @@ class _Worker:
         state = self.chip.init(self.key, {path: w})
         return lrk.materialize(self.chip.apply({path: w}, state))[path]
 
-    def changed(self, name: str, w: jax.Array) -> Any:
+    def changed(self, entry: Stored, name: str, w: jax.Array, turned: bool) -> Any:
         """A weight [in, out] with the adapter's change, or in whole from it."""
         adapter = self.adapter
         if adapter is None:
             return w
-        module = name.removesuffix(".weight")
-        if name in adapter.saved:
-            stored = _files.read_tensors({"x": adapter.saved[name]})["x"]
-            new = weight_in(stored, w.shape, kernel=w.ndim > 1, conv1d=not self.turned)
-            if isinstance(new, str):
-                raise ValueError(f"'{name}' of the adapter: {new}")
-            return jnp.asarray(new, jnp.float32)
-        return operator(adapter.read(module), w).dense()
+        if name not in adapter.saved:
+            return operator(adapter.read(name.removesuffix(".weight")), w).dense()
+        new = _files.read_tensors({"x": adapter.saved[name]})["x"]
+        if new.shape != entry.shape:
+            raise ValueError(
+                f"'{name}' of the adapter: expected {entry.shape}, got {new.shape}"
+            )
+        return jnp.asarray(_moved(new, turned), jnp.float32)
 
     def note(self, entry: Stored, wanted: np.ndarray, got: np.ndarray) -> None:
         """One row of the report."""

@@ -202,6 +202,7 @@ def write_adapter(
     directory: Any,
     modules: Mapping[str, Factors],
     *,
+    others: Iterable[str] = (),
     saved: Mapping[str, np.ndarray] | None = None,
     whole: Iterable[str] = (),
     bias: str = "none",
@@ -212,6 +213,7 @@ def write_adapter(
     Args:
         directory: Folder; made if absent.
         modules: What is adapted, by module name.
+        others: Names of modules of the model that are not.
         saved: Parameters that are stored whole, by their torch name.
         whole: Names of the modules that they make up.
         bias: The entry `bias` of the config.
@@ -231,6 +233,7 @@ def write_adapter(
     config = made_config(
         {name: own.rank for name, own in modules.items()},
         {name: own.scale for name, own in modules.items()},
+        others=others,
         dora=any(own.m is not None for own in modules.values()),
         saved=sorted(whole),
         bias=bias,

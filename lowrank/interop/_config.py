@@ -2,13 +2,13 @@
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 from lowrank import _files
 from lowrank._files import shortened
-from lowrank.interop._patterns import exactly, lookup, matcher
+from lowrank.interop._patterns import exact_targets, exactly, lookup, matcher
 
 CONFIG = "adapter_config.json"
 # What says nothing about the function, or only of how it was trained.
@@ -159,6 +159,7 @@ def made_config(
     ranks: Mapping[str, int],
     scales: Mapping[str, float],
     *,
+    others: Iterable[str],
     dora: bool,
     saved: list[str],
     bias: str,
@@ -183,7 +184,7 @@ def made_config(
         "lora_alpha": alpha,
         "rank_pattern": {exactly(n): r for n, r in ranks.items() if r != rank},
         "alpha_pattern": {exactly(n): a for n, a in alphas.items() if a != alpha},
-        "target_modules": sorted(ranks),
+        "target_modules": exact_targets(ranks, others),
         "modules_to_save": saved or None,
         "bias": bias,
         "use_dora": dora,

@@ -76,3 +76,9 @@ def weight_in(w: np.ndarray, shape: Shape, *, kernel: bool, conv1d: bool) -> Any
 def weight_out(w: np.ndarray, *, kernel: bool) -> np.ndarray:
     """A whole parameter in the layout of torch: Linear and convolutions."""
     return np.moveaxis(w, (-1, -2), (0, 1)) if kernel and w.ndim > 1 else w
+
+
+def wide(x: Any) -> np.ndarray:
+    """On the host, in float32 or wider."""
+    x = np.asarray(x)
+    return x if x.dtype == np.float64 else x.astype(np.float32)

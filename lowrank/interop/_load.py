@@ -30,8 +30,15 @@ from lowrank.interop._adapter import (
     open_adapter,
     refuse,
 )
-from lowrank.interop._layout import axes_of, factors_in, torch_shapes, weight_in
+from lowrank.interop._layout import (
+    axes_of,
+    factors_in,
+    torch_shapes,
+    weight_in,
+    wide,
+)
 from lowrank.interop._names import Names, Rename, find_paths, module_path
+from lowrank.interop._stacked import one_by_one, put_together, unlike
 
 Wrong = dict[str, list[str]]
 
@@ -43,8 +50,9 @@ class Loaded(NamedTuple):
         adapted: The tree with the adapter: run it with `lift`, merge it, form it.
         tx: The transform of which it is an instance, so that training can go on.
         state: Its state: `tx.apply(params, state)` is `adapted`.
-        names: The torch name of each adapted parameter, by path; `names.get` is the
-            `rename` of `save_peft` that writes the same names.
+        names: The torch name of each adapted parameter, by path (of stacked layers by
+            the path that each would have); `names.get` is the `rename` of `save_peft`
+            that writes the same names.
         config: The whole `adapter_config.json`.
     """
 
@@ -62,6 +70,7 @@ def load_peft(
     rename: Rename | None = None,
     axes: Mapping[Path, Axes] | None = None,
     absent: Select | None = None,
+    layers: str | None = None,
     dropout: Any = 0.0,
 ) -> Loaded:
     """Read a LoRA that PEFT wrote, completely or not at all.
@@ -86,6 +95,9 @@ def load_peft(
             `[*kernel, in, out]`.
         absent: Leaves that `target_modules` names and the file may lack all the same,
             since the model that was trained has no such module.
+        layers: Path of layers that the tree holds as one, with leaves `[layers, ...]`,
+            such as `model/layers`. All of them must have what one has, of one rank and
+            scale.
         dropout: Dropout of `tx`, as for `lora`; `adapted` has none.
 
     Returns:
@@ -121,7 +133,8 @@ def load_peft(
     """
     who = "load_peft"
     adapter = open_adapter(who, directory)
-    leaves = _tree.leaves(who, params)
+    whole = _tree.leaves(who, params)
+    leaves = one_by_one(who, whole, layers)
     places = {f"{name}.weight": own for name, own in adapter.modules.items()}
     names = find_paths([*places, *adapter.saved, *adapter.bases], leaves, rename)
     wrong: Wrong = defaultdict(list)
@@ -129,6 +142,8 @@ def load_peft(
     _check_complete(adapter, names, leaves, absent, wrong)
     found = {p: own for name, own in places.items() if (p := names.paths[name])}
     dims = _check_shapes(found, leaves, axes or {}, wrong)
+    count = next((x.shape[0] for p, x in whole.items() if p not in leaves), 0)
+    wrong["mis-shaped"] += unlike(found, layers, count)
     refuse(who, adapter.directory, wrong)
     deltas = _deltas(adapter, names, leaves, wrong)
     refuse(who, adapter.directory, wrong)
@@ -138,11 +153,11 @@ def load_peft(
         if path is not None:
             shape = tuple(leaves[path].shape)
             arrays[path] = factors_in(adapter.read(name), dims[path], shape)
+    spelled = {p: n for n, p in names.paths.items() if p in found or p in deltas}
+    found, arrays, dims = put_together(found, arrays, dims, layers, count)
     state = _state(found, arrays, deltas)
     tx = _transform(found, deltas, dims, adapter.config.dora, dropout)
     plain = _transform(found, deltas, dims, adapter.config.dora, 0.0)
-    spelled = {path: name for name, path in names.paths.items() if path in found}
-    spelled |= {p: n for n, p in names.paths.items() if p in deltas}
     adapted = plain.apply(params, state)
     return Loaded(adapted, tx, state, spelled, adapter.config.raw)
 
@@ -192,6 +207,8 @@ def _check_shapes(
         leaf = leaves[path]
         shape = tuple(leaf.shape)
         known = axes_of(own, len(shape), axes.get(path))
+        if path.endswith("weight") and len(shape) == 2 and path not in axes:
+            known = None  # [out, in] in torch: it cannot be told
         if not is_floating(leaf):
             wrong["not floating"].append(f"'{path}' in the tree: {leaf.dtype}")
         elif known is None or known.stack or len(sum(known, ())) != len(shape):
@@ -239,12 +256,6 @@ def _same(one: np.ndarray, two: np.ndarray) -> bool:
     return np.array_equal(one.astype(two.dtype), two) or np.array_equal(
         one, two.astype(one.dtype)
     )
-
-
-def wide(x: Any) -> np.ndarray:
-    """On the host, in float32 or wider."""
-    x = np.asarray(x)
-    return x if x.dtype == np.float64 else x.astype(np.float32)
 
 
 def bare_state(adapter: Adapter) -> State:

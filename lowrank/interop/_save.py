@@ -1,5 +1,6 @@
 """Adapted trees as PEFT directories."""
 
+import math
 import os
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -14,8 +15,9 @@ from lowrank._base import Operator, Path, PyTree, as_struct, is_operator
 from lowrank._select import Select, check_select
 from lowrank.interop._adapter import Factors, write_adapter
 from lowrank.interop._config import WRITTEN
-from lowrank.interop._layout import factors_out, weight_out
+from lowrank.interop._layout import factors_out, weight_out, wide
 from lowrank.interop._names import parameter_name
+from lowrank.interop._stacked import taken_apart
 from lowrank.operators import Delta, DropoutLowRank, LowRank, Magnitude
 
 _KINDS = (LowRank, DropoutLowRank)
@@ -46,6 +48,7 @@ def save_peft(
     *,
     rename: Callable[[Path], str | None] | None = None,
     conv: Select = is_conv,
+    layers: str | None = None,
     config: Mapping[str, Any] | None = None,
 ) -> None:
     """Write an adapted tree as a LoRA that PEFT can load.
@@ -65,6 +68,8 @@ def save_peft(
         conv: Which of the adapted leaves are kernels `[*kernel, in, out]` of
             convolutions; all others are written as Linear layers, their inputs and
             outputs flattened.
+        layers: Path of layers that the tree holds as one, with leaves `[layers, ...]`,
+            such as `model/layers`; each is written by its number.
         config: Further entries of `adapter_config.json`, such as `task_type`,
             `base_model_name_or_path`, or `fan_in_fan_out` for the Conv1D of GPT-2.
 
@@ -86,6 +91,7 @@ def save_peft(
         [2, 4, ['dense']]
 
     Notes:
+        A leaf that is a plain array is taken for the base, whatever was done to it.
         Dropout is written as `lora_dropout` where it is one number for all leaves. A
         stored head is taken for a Linear layer: its kernel is transposed.
 
@@ -96,6 +102,7 @@ def save_peft(
     _check_config(config or {})
     leaves = _tree.leaves("save_peft", adapted)
     _check_known(leaves)
+    leaves = taken_apart("save_peft", leaves, layers)
     names = {path: _name(path, rename) for path in leaves}
     low, plain, bad = _sorted(leaves)
     bad += _crowded(names)
@@ -125,6 +132,7 @@ def save_peft(
     write_adapter(
         directory,
         modules,
+        others={name.rpartition(".")[0] for name in names.values()},
         saved=stored,
         whole=whole,
         bias="all" if bias else "none",
@@ -169,7 +177,7 @@ def _factors(path: Path, leaf: Any, parts: _Parts, conv: Select) -> Factors | st
     if any((t.a_dims, t.b_dims) != (first.a_dims, first.b_dims) for t in parts.terms):
         return f"'{path}' (terms over different axes)"
     if first.stack:
-        return f"'{path}' (stacked layers: unstack them first)"
+        return f"'{path}' (stacked layers: pass layers=)"
     last = len(leaf.shape) - 1
     is_kernel = conv(path, as_struct(leaf))
     if is_kernel and (first.a_dims, first.b_dims) != (tuple(range(last)), (last,)):
@@ -179,9 +187,11 @@ def _factors(path: Path, leaf: Any, parts: _Parts, conv: Select) -> Factors | st
     if len(parts.terms) == 1:
         a, b, scale = first.a, first.b, float(first.scale)
     else:
-        a = np.concatenate([_wide(t.a) for t in parts.terms], axis=-1)
-        b = np.concatenate([_wide(t.scaled_b()) for t in parts.terms], axis=0)
+        a = np.concatenate([wide(t.a) for t in parts.terms], axis=-1)
+        b = np.concatenate([wide(t.scaled_b()) for t in parts.terms], axis=0)
         scale = 1.0
+    if not math.isfinite(scale):
+        return f"'{path}' (a scale of {scale})"
     m = None if parts.m is None else np.asarray(parts.m.m)
     embedding = path.endswith("embedding")
     arrays = np.asarray(a), np.asarray(b)
@@ -220,14 +230,8 @@ def _stored(
 def _value(leaf: Any) -> np.ndarray:
     """The numbers of a leaf; of a delta, summed in float32 or wider."""
     if isinstance(leaf, Delta):
-        return _value(leaf.w) + _wide(leaf.d)
-    return _wide(leaf.dense() if is_operator(leaf) else leaf)
-
-
-def _wide(x: Any) -> np.ndarray:
-    """On the host, in float32 or wider."""
-    x = np.asarray(x)
-    return x if x.dtype == np.float64 else x.astype(np.float32)
+        return _value(leaf.w) + wide(leaf.d)
+    return wide(leaf.dense() if is_operator(leaf) else leaf)
 
 
 def _name(path: Path, rename: Callable[[Path], str | None] | None) -> str:

@@ -6,6 +6,7 @@ from lowrank.operators._delta import Delta
 from lowrank.operators._dropout import DropoutLowRank
 from lowrank.operators._factored import Factored
 from lowrank.operators._gated import Gated
+from lowrank.operators._gathered import Gathered
 from lowrank.operators._lowrank import LowRank
 from lowrank.operators._magnitude import Magnitude
 from lowrank.operators._parallel import Parallel
@@ -26,6 +27,7 @@ __all__ = [
     "Factored",
     "Gated",
     "Gather",
+    "Gathered",
     "LowRank",
     "Magnitude",
     "Parallel",

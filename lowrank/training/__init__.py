@@ -7,6 +7,7 @@ from lowrank.training._checkpoint import Checkpoint
 from lowrank.training._evaluate import evaluator
 from lowrank.training._fingerprint import fingerprint
 from lowrank.training._fit import Fitted, fit
+from lowrank.training._gather import gather
 from lowrank.training._loss_scale import LossScale, Scale
 from lowrank.training._optimizers import leaf_names, lora_fa, lora_plus
 from lowrank.training._report import Callback, JsonLines, Report, means
@@ -28,6 +29,7 @@ __all__ = [
     "fingerprint",
     "fit",
     "fsdp",
+    "gather",
     "leaf_names",
     "lora_fa",
     "lora_plus",

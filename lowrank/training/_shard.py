@@ -303,7 +303,7 @@ def state_shardings(
     found = _specs_in_operators(tx, params, single, treedef, specs)
     front = () if tasks is None else (tasks,)
     each = [
-        PartitionSpec(*front, *_without(names, found.get(i, ())))
+        PartitionSpec(*front, *spec_without(names, found.get(i, ())))
         for i in range(len(arrays))
     ]
     return jax.tree.unflatten(treedef, [NamedSharding(mesh, spec) for spec in each])
@@ -336,7 +336,7 @@ def _specs_in_operators(
     return found
 
 
-def _without(names: tuple[str, ...], spec: Any) -> list[Any]:
+def spec_without(names: tuple[str, ...], spec: Any) -> list[Any]:
     """The entries of a spec without some axes of the mesh."""
     kept = (
         tuple(name for name in _names(spec, d) if name not in names)

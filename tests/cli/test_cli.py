@@ -343,7 +343,15 @@ def test_deploy_refuses_what_does_not_fit(base, tmp_path, capsys):
     write_adapter(tmp_path / "other", {"three": other})
     got, _, err = run(capsys, "deploy", base, *out, "--adapter", tmp_path / "other")
     assert (got, "unexpected 'three.weight'" in err) == (1, True)
-    assert not (tmp_path / "out").exists()
+    own = Factors(number(2, 4), number(3, 2), None, 1.0, False)
+    whole = {"two.weight": number(2, 2)}
+    write_adapter(tmp_path / "odd", {"one": own}, saved=whole, whole=["two"])
+    got, _, err = run(capsys, "deploy", base, *out, "--adapter", tmp_path / "odd")
+    assert (got, "'two.weight' of the adapter: expected (3, 4), got (2, 2)" in err) == (
+        1,
+        True,
+    )
+    assert not list((tmp_path / "out").glob("b.*"))
     assert run(capsys, "deploy", base, "--out", base)[0] == 2
 
 

@@ -6,12 +6,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from safetensors.numpy import load_file, save_file
 
 import lowrank as lrk
-from lowrank.interop import load_peft
+from lowrank.interop import load_peft, save_peft
 from lowrank.interop._adapter import Factors, write_adapter
-from lowrank.models import Bert, BertConfig, functional
+from lowrank.models import (
+    GPT2,
+    Bert,
+    BertConfig,
+    GPT2Config,
+    Llama,
+    LlamaConfig,
+    functional,
+)
 from tests.interop.trees import GOLDEN, arrays, as_tree, flat, load
 from tests.tolerances import assert_close
 
@@ -68,41 +77,49 @@ def test_weights_are_those_that_peft_merges(loaded, case):
         assert_close(got[path], want[path], "float32")
 
 
-def test_a_lifted_bert_gives_the_logits_of_peft(loaded):
+def bert_logits():
     sizes = {"hidden_size": 8, "intermediate_size": 12, "max_position_embeddings": 6}
     config = BertConfig(
         vocab_size=11, num_hidden_layers=1, num_attention_heads=2, **sizes
     )
-    model = jax.eval_shape(lambda: functional(Bert(config, rngs=nnx_rngs()))[1])
-    apply, pooled = bert_functions(config)
-    adapted = loaded["bert"].adapted
-    assert jax.tree.structure(adapted["bert"], is_leaf=is_leaf) == jax.tree.structure(
-        model
-    )
+    model = nnx.eval_shape(lambda: Bert(config, rngs=nnx.Rngs(0)))
+    apply, pooled = functional(model)[0], functional(model, Bert.pooled)[0]
 
     def logits(params, ids):
         pool = pooled(params["bert"], apply(params["bert"], ids))
         head = params["classifier"]
         return pool @ head["kernel"] + head["bias"][None]
 
-    stored = arrays("bert")[""]
-    got = jax.jit(lrk.lift(logits))(adapted, jnp.asarray(stored["x"]))
+    return logits
+
+
+def gpt2_logits():
+    sizes = {"n_positions": 6, "n_embd": 8, "n_layer": 1, "n_head": 2, "n_inner": 12}
+    config = GPT2Config(vocab_size=11, **sizes)
+    model = nnx.eval_shape(lambda: GPT2(config, rngs=nnx.Rngs(0)))
+    return functional(model)[0]
+
+
+def llama_logits():
+    sizes = {"hidden_size": 8, "intermediate_size": 12, "max_position_embeddings": 6}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 1}
+    config = LlamaConfig(
+        vocab_size=11, num_hidden_layers=1, **sizes, **heads, rms_norm_eps=1e-6
+    )
+    model = nnx.eval_shape(lambda: Llama(config, rngs=nnx.Rngs(0)))
+    return functional(model)[0]
+
+
+@pytest.mark.parametrize(
+    ("case", "make"),
+    [("bert", bert_logits), ("gpt2", gpt2_logits), ("llama", llama_logits)],
+)
+def test_a_lifted_model_gives_the_logits_of_peft(loaded, case, make):
+    adapted = loaded[case].adapted
+    adapted = adapted["transformer"] if case == "gpt2" else adapted
+    stored = arrays(case)[""]
+    got = jax.jit(lrk.lift(make()))(adapted, jnp.asarray(stored["x"]))
     assert_close(got, stored["y"], "float32")
-
-
-def is_leaf(leaf):
-    return isinstance(leaf, lrk.Operator)
-
-
-def nnx_rngs():
-    from flax import nnx
-
-    return nnx.Rngs(0)
-
-
-def bert_functions(config):
-    model = Bert(config, rngs=nnx_rngs())
-    return functional(model)[0], functional(model, Bert.pooled)[0]
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -185,7 +202,10 @@ def test_axes_fit_other_layouts(folder):
         "heads/kernel": lrk.Axes((), (0,), (1, 2)),
         "out/weight": lrk.Axes((), (1,), (0,)),
     }
-    with pytest.raises(ValueError, match=r"mis-shaped 'heads/kernel' of \(4, 2, 3\): "):
+    with pytest.raises(
+        ValueError,
+        match=r"'heads/kernel' of \(4, 2, 3\): pass its axes=, 'out/weight' of \(3",
+    ):
         load_peft(folder, params, rename=names.get)
     got = lrk.materialize(
         load_peft(folder, params, rename=names.get, axes=axes).adapted
@@ -198,6 +218,47 @@ def test_axes_fit_other_layouts(folder):
     np.testing.assert_allclose(got["out"]["weight"], own.b @ own.a)
     with pytest.raises(ValueError, match=r"unexpected 'out.weight': the tree has no"):
         load_peft(folder, params)
+
+
+def test_stacked_layers_are_found_by_their_numbers(tmp_path):
+    own = [factors()._replace(m=np.arange(1, 4, dtype="f") + i) for i in range(2)]
+    layers = {f"h.{i}.dense": x for i, x in enumerate(own)}
+    modules = layers | {"out": factors()._replace(m=own[0].m)}
+    write_adapter(tmp_path, modules)
+    w = number(2, 4, 3)
+    apart = {str(i): {"dense": {"kernel": w[i]}} for i in range(2)}
+    out = {"kernel": jnp.ones((4, 3))}
+    whole = load_peft(tmp_path, {"h": {"dense": {"kernel": w}}, "out": out}, layers="h")
+    want = lrk.materialize(load_peft(tmp_path, {"h": apart, "out": out}).adapted)
+    got = lrk.materialize(whole.adapted)
+    for i in range(2):
+        one, two = got["h"]["dense"]["kernel"][i], want["h"][str(i)]["dense"]["kernel"]
+        assert_close(one, two)
+    assert whole.state.trainable[0]["h/dense/kernel"]["a"].shape == (2, 4, 2)
+    fresh = jax.eval_shape(
+        whole.tx.init, jax.random.key(0), {"h": {"dense": {"kernel": w}}, "out": out}
+    )
+    assert jax.tree.structure(fresh) == jax.tree.structure(whole.state)
+    save_peft(tmp_path / "back", whole.adapted, rename=whole.names.get, layers="h")
+    name = "adapter_model.safetensors"
+    one, two = load_file(tmp_path / name), load_file(tmp_path / "back" / name)
+    assert one.keys() == two.keys()
+    jax.tree.map(np.testing.assert_array_equal, one, two)
+    write_adapter(tmp_path, {**modules, "h.1.dense": factors(scale=2.0)})
+    edit(tmp_path, lambda tensors: tensors.update({k: one[k] for k in one if "m" in k}))
+    params = {"h": {"dense": {"kernel": w}}, "out": out}
+    with pytest.raises(
+        ValueError, match=r"'h/dense/kernel': its layers differ in rank"
+    ):
+        load_peft(tmp_path, params, layers="h")
+    with pytest.raises(
+        ValueError, match=r"no stacked layers at 'x': expected leaves w"
+    ):
+        load_peft(tmp_path, params, layers="x")
+
+
+def number(*shape):
+    return jnp.asarray(np.cos(np.arange(np.prod(shape)) ** 2.0).reshape(shape), "f")
 
 
 def test_an_adapter_goes_on_top_of_another(folder, params):

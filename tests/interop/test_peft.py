@@ -110,7 +110,7 @@ def tree_of(name, params):
     if name == "llama":
         return trained(lrk.chain(lrk.dora(2, select=low), head), params)
     bias = lrk.full(select=lrk.matching("LayerNorm/bias|ln_1/bias"))
-    ranks = [lrk.lora(2, select=first), lrk.lora(3, select=last)]
+    ranks = [lrk.lora(2, select=first), lrk.lora(4, select=last)]
     tree = trained(lrk.chain(*ranks, head, bias), params)
     if name == "gpt2":
         return tree

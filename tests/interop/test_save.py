@@ -187,7 +187,7 @@ def test_what_no_lora_stands_for_is_listed(params, pair, tmp_path):
         "'beside/kernel' (Magnitude)",
         "'length/kernel' (lengths without a low-rank term)",
         "'twice/kernel', 'twice/scale': all are 'twice.weight'",
-        "'stack/kernel' (stacked layers: unstack them first)",
+        "'stack/kernel' (stacked layers: pass layers=)",
         "'image/kernel' (a convolution whose `a` does not hold [*kernel, in])",
         "'root' (a parameter of the root)",
     ):
@@ -203,6 +203,47 @@ def test_what_no_lora_stands_for_is_listed(params, pair, tmp_path):
     head = {"x": {"kernel": kernel, "scale": lrk.Delta(jnp.ones(3), jnp.ones(3))}}
     with pytest.raises(ValueError, match=r"'x' \(low-rank and a full delta in one mod"):
         save_peft(tmp_path, head, rename={"x/scale": "x.other"}.get)
+
+
+def test_modules_that_end_alike_are_told_apart(tmp_path):
+    leaf = jnp.zeros((4, 3))
+    params = {"dense": {"kernel": leaf}, "head": {"dense": {"kernel": leaf + 1}}}
+    tx = lrk.lora(2, select=lrk.matching("^dense"))
+    tree = tx.apply(params, tx.init(jax.random.key(0), params))
+    save_peft(tmp_path, tree)
+    assert written(tmp_path)["target_modules"] == "dense"
+    assert load_peft(tmp_path, params).names == {"dense/kernel": "dense.weight"}
+    op = tree["dense"]["kernel"]
+    with pytest.raises(ValueError, match=r"'x/kernel' \(a scale of inf\)"):
+        save_peft(tmp_path, {"x": {"kernel": op.replace(scale=jnp.float32(jnp.inf))}})
+
+
+class Whole(lrk.Operator):
+    """An operator that cannot be taken apart."""
+
+    fields = ("w",)
+
+    @property
+    def aval(self):
+        return jax.typeof(self.w)
+
+
+def test_stacked_leaves_that_cannot_be_taken_apart_are_named(tmp_path):
+    tree = {"h": {"kernel": Whole._make(w=jnp.ones((2, 3)))}}
+    with pytest.raises(
+        ValueError, match=r"cannot take 'h/kernel' \(Whole\) apart into"
+    ):
+        save_peft(tmp_path, tree, layers="h")
+
+
+def test_a_start_from_the_weight_is_written_over_the_unchanged_base(params, tmp_path):
+    tx = lrk.pissa(1, select=lrk.matching("one/kernel"))
+    state = tx.init(jax.random.key(0), params)
+    trained = jax.tree.map(lambda x: x + 0.5, state.trainable)
+    tree = tx.apply(params, state._replace(trainable=trained))
+    save_peft(tmp_path, tree)
+    assert written(tmp_path)["r"] == 2
+    assert_same(load_peft(tmp_path, params).adapted, tree)
 
 
 def test_entries_of_the_config_that_follow_are_refused(pair, tmp_path):

@@ -14,6 +14,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import lowrank as lrk
+from benchmarks.tables._scaling_measure import collectives
 from lowrank import training
 from tests.network import numbers
 from tests.tolerances import assert_close
@@ -97,6 +98,24 @@ def check_fsdp_holds_an_eighth_and_gradients_agree():
     assert specs(state.trainable[QUERY]) == {"a": ("data", None), "b": (None, None)}
     ids = jax.device_put(IDS, NamedSharding(where, P("data")))
     assert_close(GRADS(*state, placed, ids), alone()[1])
+
+
+def check_gathered_weights_leave_activations_where_they_are():
+    where = mesh(data=8)
+    placed = training.shard(PARAMS, where, training.fsdp("data"))
+    tx = lrk.chain(training.gather(placed, "data"), TX)
+    state = jax.device_put(alone()[0], NamedSharding(where, P()))
+    ids = jax.device_put(IDS, NamedSharding(where, P("data")))
+
+    def loss(trainable, fixed, params, ids):
+        adapted = tx.apply(params, lrk.State(({}, trainable), ({}, fixed)))
+        return jnp.square(lrk.lift(model)(adapted, ids)).mean()
+
+    program = jax.jit(jax.grad(loss)).lower(*state, placed, ids).compile()
+    assert_close(program(*state, placed, ids), alone()[1])
+    found = collectives(program.as_text())
+    sizes = {"all-reduce": 4 * lrk.count(state)[0], "other": 0}  # gradients alone
+    assert {name: found[name] for name in sizes} == sizes, found
 
 
 def check_tensor_parallel_with_fsdp_splits_both_ways():

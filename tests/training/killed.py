@@ -25,7 +25,7 @@ import lowrank as lrk
 from lowrank import training
 from tests.network import numbers
 
-STEPS, INTERVAL = 40, 4
+STEPS, INTERVAL = 100, 10
 
 
 BASE = {"up": {"kernel": numbers(1, 8, 8)}, "down": {"kernel": numbers(2, 8, 4)}}
@@ -102,9 +102,10 @@ def main(folder, seed, kills):
         child, pipe = fork(f"{folder}/killed", f"{folder}/killed.npz")
         lines = [pipe.readline().split()]
         if len(log) < kills:
-            for _ in range(moments.randrange(1, STEPS // kills)):
+            # Past the second save, so that the first is whole.
+            for _ in range(moments.randrange(2 * INTERVAL + 1, 4 * INTERVAL)):
                 lines.append(pipe.readline().split())
-            time.sleep(moments.uniform(0, 0.03))
+            time.sleep(moments.uniform(0, 0.01))
             os.kill(child, signal.SIGKILL)
         lines += [line.split() for line in pipe]
         _, status = os.waitpid(child, 0)

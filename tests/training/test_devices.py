@@ -15,13 +15,14 @@ from tests.training import two_processes
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = Path(__file__).with_name("eight_devices.py")
+QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 CHECKS = re.findall(r"^def (check_\w+)\(", SCRIPT.read_text(), re.MULTILINE)
 
 
 def start(name, *arguments, devices):
     """A script of this folder, on as many host devices."""
     command = [sys.executable, "-m", f"tests.training.{name}", *map(str, arguments)]
-    flags = f"--xla_force_host_platform_device_count={devices}"
+    flags = f"{QUICK} --xla_force_host_platform_device_count={devices}"
     environment = {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PATH": ""}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen(command, cwd=ROOT, env=environment, **pipes)

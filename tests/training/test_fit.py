@@ -293,6 +293,10 @@ def test_what_does_not_fit_is_refused(options, error, message):
         fit(data, **options)
 
 
+def test_the_family_is_found_without_being_imported():
+    assert {"interop", "models", "training"} <= set(lrk._LAZY)
+
+
 def test_nothing_to_do_is_done():
     got = fit(batches(1), steps=0)
     assert_close(got.states, states())

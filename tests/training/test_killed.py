@@ -11,15 +11,16 @@ from tests.training.test_devices import start
 
 @pytest.mark.slow
 def test_a_killed_run_resumes_bit_for_bit(tmp_path):
-    process = start("killed", tmp_path, 1, 3, devices=4)
+    process = start("killed", tmp_path, 1, 2, devices=4)
     out, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors
     told = json.loads(out)
     assert told["codes"] == [0, 0], errors
     log = told["log"]
-    assert [life["killed"] for life in log] == [True, True, True, False]
+    assert log[0]["killed"]
+    assert not log[-1]["killed"]
     assert log[-1]["done"] == STEPS
-    assert max(life["start"] for life in log) > 0
+    assert log[1]["start"] > 0
     for before, after in zip(log, log[1:], strict=False):
         # Whatever was saved before the last save is there: at most that one is lost.
         begun = before["done"] // INTERVAL * INTERVAL
@@ -29,5 +30,5 @@ def test_a_killed_run_resumes_bit_for_bit(tmp_path):
     assert set(killed) == set(whole)
     for name in whole:
         np.testing.assert_array_equal(killed[name], whole[name], err_msg=name)
-    left = sorted(path.name for path in (tmp_path / "killed").iterdir())
-    assert left == ["36", "40"]  # keep=2, and nothing half-written
+    left = {path.name for path in (tmp_path / "killed").iterdir()}
+    assert left == {str(STEPS - INTERVAL), str(STEPS)}  # nothing half-written

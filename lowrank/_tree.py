@@ -24,13 +24,14 @@ def path_strings(keypaths: Sequence[tuple[Any, ...]]) -> list[Path]:
 
 def unwrapped(keypaths: Sequence[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
     """Key paths without wrappers."""
-    owners = Counter(tuple(keys[:-1]) for keys in keypaths)
+    paths = [tuple(keys) for keys in keypaths]
+    owners = Counter(keys[:-1] for keys in paths)
+    return [keys[: len(keys) - _wrapped(keys, owners)] for keys in paths]
 
-    def bare(keys: tuple[Any, ...]) -> tuple[Any, ...]:
-        wrapped = len(keys) > 1 and keys[-1] == _WRAPPER and owners[keys[:-1]] == 1
-        return keys[:-1] if wrapped else keys
 
-    return [bare(tuple(keys)) for keys in keypaths]
+def _wrapped(keys: tuple[Any, ...], owners: Mapping[tuple[Any, ...], int]) -> bool:
+    """Whether the last key is a wrapper's."""
+    return len(keys) > 1 and keys[-1] == _WRAPPER and owners[keys[:-1]] == 1
 
 
 def join(keys: Iterable[Any]) -> Path:

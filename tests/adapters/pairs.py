@@ -23,6 +23,7 @@ from tests.untyped import untyped
 PAGE = Path(__file__).parents[2] / "docs/methods/composition.md"
 BEGIN, END = "<!-- table: begin -->", "<!-- table: end -->"
 KEY = jax.random.key(7, impl="unsafe_rbg")  # of little code: it compiles at once
+LIFTED = lrk.lift(model)
 FAMILIES = (lrk, lrk.adapters, lrk.subspace, lrk.rram)
 
 
@@ -39,7 +40,7 @@ def method_of(name: str) -> str:
 
 def touched(row: Instance) -> int:
     """How many leaves a transform touches."""
-    return len(lrk.select_paths(row.build(), network.tree()))
+    return len(lrk.select_paths(built(row), network.tree()))
 
 
 def plain_rows() -> list[Instance]:
@@ -70,9 +71,15 @@ def methods() -> dict[str, Instance]:
 
 
 @functools.cache
+def built(row: Instance) -> lrk.Transform:
+    """The transform of a row."""
+    return row.build()
+
+
+@functools.cache
 def alone(row: Instance) -> Any:
     """The tree that a transform gives, without a number in it."""
-    return adapted(row.build(), shapes())
+    return adapted(built(row), shapes())
 
 
 @functools.cache
@@ -173,7 +180,7 @@ def outcomes() -> dict[tuple[str, str], Outcome]:
 
 
 def _outcome(given: Any, second: Instance, met: set[tuple[str, str]]) -> Outcome:
-    new, reason = refusal(lambda: adapted(second.build(), given))
+    new, reason = refusal(lambda: adapted(built(second), given))
     if reason:
         return Outcome(reason=reason)
     places = {(path, nesting(leaf)) for path, leaf in leaves(new).items()}
@@ -189,7 +196,7 @@ def _outcome(given: Any, second: Instance, met: set[tuple[str, str]]) -> Outcome
 
 def outputs(tree: Any) -> Any:
     """Shapes of what the lifted model gives."""
-    return jax.eval_shape(lrk.lift(model), tree, arrays()["x"])
+    return jax.eval_shape(LIFTED, tree, arrays()["x"])
 
 
 def refusal(run: Callable[[], Any]) -> tuple[Any, str | None]:

@@ -26,7 +26,7 @@ def test_a_wide_product_is_cut_as_its_svd_cuts_it(n, m):
     error = np.linalg.norm(projected(x, u) - want) / np.linalg.norm(want)
     assert error < 1e-4
     left = np.linalg.norm(x - projected(x, u)) / np.linalg.norm(x - want)
-    assert left == pytest.approx(1, abs=1e-6)
+    assert left == pytest.approx(1, abs=4e-6)  # u is orthonormal to 2e-6, as above
 
 
 def test_a_thin_product_goes_through_its_svd():

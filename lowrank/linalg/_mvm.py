@@ -149,13 +149,14 @@ def converted(v: Array, limit: Any, bits: Any) -> tuple[Array, Array]:
         limit = lax.stop_gradient(jnp.where(top > 0, top, jnp.ones_like(top)))
         v = v / limit
     else:
-        v = v / limit
-        # Not clip, which halves the gradient of a value that just fits.
-        v = jnp.where(jnp.abs(v) <= 1, v, lax.stop_gradient(jnp.sign(v)))
+        # Not clip, which halves the gradient of a value that just fits. And one
+        # reciprocal: on a CPU dividing every value costs more than all else here.
+        fits = jnp.abs(v) <= limit
+        v = jnp.where(fits, v * (1 / limit), lax.stop_gradient(jnp.sign(v)))
     if bits is None:
         return v, limit
     steps = jnp.exp2(bits - 1) - 1
-    return v + lax.stop_gradient(jnp.round(v * steps) / steps - v), limit
+    return v + lax.stop_gradient(jnp.round(v * steps) * (1 / steps) - v), limit
 
 
 def _difference(pair: Array, numbers: Numbers, tile: int | None) -> Array:

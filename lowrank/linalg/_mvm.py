@@ -150,7 +150,7 @@ def converted(v: Array, limit: Any, bits: Any) -> tuple[Array, Array]:
         v = v / limit
     else:
         # Not clip, which halves the gradient of a value that just fits. And one
-        # reciprocal: on a CPU dividing every value costs more than all else here.
+        # reciprocal, not a division of every value, which is dear in convolutions.
         fits = jnp.abs(v) <= limit
         v = jnp.where(fits, v * (1 / limit), lax.stop_gradient(jnp.sign(v)))
     if bits is None:

@@ -15,12 +15,14 @@ class Goal(NamedTuple):
         limit: The largest value that meets it.
         value: What was measured, with its interval where there is one; None: not run.
         source: The record.
+        within: Whether an interval that reaches the limit meets it too.
     """
 
     text: str
     limit: float
     value: Any
     source: Record | None
+    within: bool = False
 
     def verdict(self) -> str | None:
         """Returns `met` or `not met`, and whether the interval leaves it open."""
@@ -30,6 +32,8 @@ class Goal(NamedTuple):
         middle, low, high = value if isinstance(value, tuple) else (value,) * 3
         word = "met" if middle <= self.limit else "not met"
         open_ = low <= self.limit < high
+        if self.within and open_:
+            return "met" if word == "met" else "met within its interval"
         return f"{word}, but the interval spans the limit" if open_ else word
 
 

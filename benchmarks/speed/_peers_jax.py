@@ -144,7 +144,7 @@ def qwix_lora(problem: Problem) -> Contender:
     ids = problem.batch["ids"]
     with _quiet():
         rngs = nnx.Rngs(0)
-        model = qwix.apply_lora_to_model(problem.model, provider, ids, rngs=rngs)
+        model: Any = qwix.apply_lora_to_model(problem.model, provider, ids, rngs=rngs)
     for path, (_, layer) in paths(model, problem.net.pattern).items():
         for which in ("a", "b"):
             factor = problem.factors[f"{path}/kernel"][which]
@@ -177,7 +177,8 @@ def _from_module(problem: Problem, model: Any, folded: float = 1.0) -> Contender
     def factors(grads: Tree) -> Factors:
         found: Factors = {}
         for parts, leaf in nnx.to_flat_state(grads):
-            path, which = "/".join(map(str, parts[:-1])), parts[-1][-1]
+            *parts, last = map(str, parts)
+            path, which = "/".join(parts), last[-1]
             value = leaf[...] * (folded if which == "a" else 1.0)
             found.setdefault(f"{path}/kernel", {})[which] = value
         return found

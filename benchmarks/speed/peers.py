@@ -58,7 +58,7 @@ class Config:
     alpha: float = 16.0
     """The adapters' scale is alpha / rank."""
     threads: int = 1
-    """Threads and cores of everything."""
+    """Threads and cores of everything; an accelerator is fed by all there are."""
     rounds: int = 8
     """Rounds in each process; every contender runs once in each."""
     processes: int = 2
@@ -131,7 +131,7 @@ def _run_row(config: Config, session: Session, name: str, where: str) -> None:
     row = f"{name}-{where}-{config.dtype}"
     shared = {
         "net": config.net(name),
-        "threads": config.threads,
+        "threads": config.threads if where == "cpu" else _cores(),
         "seed": config.seed,
         "flags": config.flags,
     }
@@ -200,6 +200,12 @@ def summary(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     told = ("peers", "tokens", "cores", "backend")
     absent = {name: why for part in parts for name, why in part["absent"].items()}
     return {"contenders": found, "absent": absent} | {n: parts[0][n] for n in told}
+
+
+def _cores() -> int:
+    """How many cores there are for this process and its children."""
+    known = hasattr(os, "sched_getaffinity")
+    return len(os.sched_getaffinity(0)) if known else os.cpu_count() or 1
 
 
 def _own(times: Comparison, name: str) -> Any:

@@ -2,7 +2,7 @@
 
 Command: python -m benchmarks run speed/peers
 Rows: 2
-Cost: 15 min on 1 core
+Cost: 12 min on 1 core
 
 One step (forward, backward, Adam) of rank-8 adapters on every dense layer of a
 transformer with random weights: MiniLM-L6 on 16 x 64 tokens, SmolLM2-135M on 2 x 64,

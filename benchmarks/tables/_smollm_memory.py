@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 import lowrank as lrk
 from benchmarks.tables._smollm_data import CORPORA
-from benchmarks.tables._smollm_net import LINEAR, Net, Trainer, tree_bytes
+from benchmarks.tables._smollm_net import Net, Trainer, is_linear, tree_bytes
 from benchmarks.tables._smollm_work import Work, as_record, through
 
 STEPS = 4  # steps that are timed, the first of which warms up
@@ -29,7 +29,7 @@ def memory(work: Work, kind: str) -> dict[str, Any]:
     seconds = time.perf_counter() - begin
     return {
         "bytes": tree_bytes(base),
-        "linear": tree_bytes([x for p, x in _leaves(base) if LINEAR(p, x)]),
+        "linear": tree_bytes([x for p, x in _leaves(base) if is_linear(p)]),
         "cost": run.cost._asdict(),
         "forward": sum(p.ids.size for p in packs.values()) / seconds,
         "test": test,
@@ -56,7 +56,7 @@ def _quantised(make: Callable[..., lrk.Transform]) -> Callable[[Net], Any]:
     """Linear maps as codes, the rest (embeddings, norms) in bfloat16."""
 
     def base(net: Net) -> Any:
-        tx = make(select=LINEAR, axes=net.axes)
+        tx = make(select=is_linear, axes=net.axes)
         state = jax.jit(tx.init)(jax.random.key(0), net.params)
         return _low(tx.apply(net.params, state))
 

@@ -27,7 +27,6 @@ from lowrank.models import (
     load_gguf_tokenizer,
 )
 
-LINEAR = lrk.matching(r"_proj/kernel$")
 CLIP = 1.0  # largest norm of a gradient
 Batch = tuple[Any, Any, Any]
 
@@ -95,7 +94,7 @@ class Net:
         shape = jnp.zeros((1, 8), jnp.int32)
         weight = jnp.zeros((1, 8))
         found = lrk.trace_axes(self.apply, self.params, shape, shape, weight)
-        self.axes = {path: own for path, own in found.items() if LINEAR(path, own)}
+        self.axes = {path: own for path, own in found.items() if is_linear(path)}
         self._losses = jax.jit(self.apply)
 
     def score(self, params: Any, packed: Packed, rows: int) -> Scores:
@@ -158,7 +157,7 @@ class Trainer:
         """Adam with a rate that falls linearly to zero."""
         trainable = jax.tree.map(jnp.array, start.trainable)
         memory = self._optimizer.init(trainable)
-        sizes = [_bytes(part) for part in (trainable, start.fixed, memory)]
+        sizes = [tree_bytes(part) for part in (trainable, start.fixed, memory)]
         if self._compiled is None:
             given = trainable, memory, start.fixed, self.base, batches[0], rate
             program = jax.jit(self._step, donate_argnums=(0, 1))
@@ -173,10 +172,17 @@ class Trainer:
             losses.append(float(loss))
             seconds.append(time.perf_counter() - begin)
         stats = self._compiled.memory_analysis()
-        needed = stats.argument_size_in_bytes, stats.temp_size_in_bytes
-        speed = batches[0].ids.size / statistics.median(seconds)
-        state = start._replace(trainable=trainable)
-        return Trained(state, losses, Cost(*needed, *sizes, speed))
+        if stats is None:
+            raise RuntimeError("Trainer: this backend has no analysis of memory.")
+        cost = Cost(
+            arguments=stats.argument_size_in_bytes,
+            temporaries=stats.temp_size_in_bytes,
+            trainable=sizes[0],
+            fixed=sizes[1],
+            optimizer=sizes[2],
+            speed=batches[0].ids.size / statistics.median(seconds),
+        )
+        return Trained(start._replace(trainable=trainable), losses, cost)
 
     def _step(
         self, trainable: Any, memory: Any, fixed: Any, base: Any, batch: Any, rate: Any
@@ -227,12 +233,14 @@ def whole() -> lrk.Transform:
     return lrk.Transform(init, apply)
 
 
+def is_linear(path: str, leaf: Any = None) -> bool:
+    """Whether a leaf is one of the layers' linear maps."""
+    del leaf
+    return path.endswith("_proj/kernel")
+
+
 def tree_bytes(tree: Any) -> int:
     """Bytes of all arrays of a tree."""
-    return _bytes(tree)
-
-
-def _bytes(tree: Any) -> int:
     return sum(leaf.nbytes for leaf in jax.tree.leaves(tree))
 
 

@@ -12,11 +12,11 @@ import lowrank as lrk
 from benchmarks.runner import Session
 from benchmarks.tables._smollm_data import CORPORA, Corpora, Packed
 from benchmarks.tables._smollm_net import (
-    LINEAR,
     Net,
     Scores,
     Trained,
     Trainer,
+    is_linear,
     scores,
     whole,
 )
@@ -173,7 +173,11 @@ class Work:
         return out
 
     def _how(self) -> dict[str, Any]:
-        return {"alpha": self.config.alpha, "select": LINEAR, "axes": self.net().axes}
+        return {
+            "alpha": self.config.alpha,
+            "select": is_linear,
+            "axes": self.net().axes,
+        }
 
     def _dense(self, way: str, corpus: str, seed: int) -> Chosen:
         """LoRA, LoRI-D or full fine-tuning; LoRI-D's B is kept for its mask."""

@@ -72,9 +72,9 @@ class Config:
     """Rows of tokens in a batch."""
     length: int = 128
     """Tokens of a row."""
-    shortest: int = 32
+    shortest: int = 24
     """Tokens of the shortest passage of prose."""
-    longest: int = 96
+    longest: int = 60
     """Tokens at which prose is cut and above which dialogue is left out."""
     rank: int = 8
     """Rank of every adapter."""
@@ -103,6 +103,7 @@ class Config:
             bases=("float32", "nf4"),
             rates={name: own[1:2] for name, own in RATES.items()},
             steps=2,
+            longest=96,
             rank=2,
             valid=2,
             test=2,

@@ -1,15 +1,14 @@
-"""The frozen base held in four ways: bytes, the memory of a step, speed, losses."""
+"""What each form of the frozen base costs: bytes, memory of a step, speed, losses."""
 
 import time
-from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 import lowrank as lrk
+from benchmarks.tables._smollm_bases import BASES
 from benchmarks.tables._smollm_data import CORPORA
-from benchmarks.tables._smollm_net import Net, Trainer, is_linear, tree_bytes
+from benchmarks.tables._smollm_net import Trainer, is_linear, tree_bytes
 from benchmarks.tables._smollm_work import Work, as_record, through
 
 STEPS = 4  # steps that are timed, the first of which warms up
@@ -41,31 +40,3 @@ def _leaves(tree: Any) -> list[tuple[str, Any]]:
         tree, is_leaf=lambda x: isinstance(x, lrk.Operator)
     )[0]
     return [("/".join(str(k.key) for k in keys), leaf) for keys, leaf in flat]
-
-
-def _low(tree: Any) -> Any:
-    """Arrays in bfloat16; operators as they are."""
-
-    def cast(x: Any) -> Any:
-        return x if isinstance(x, lrk.Operator) else x.astype(jnp.bfloat16)
-
-    return jax.tree.map(cast, tree, is_leaf=lambda x: isinstance(x, lrk.Operator))
-
-
-def _quantised(make: Callable[..., lrk.Transform]) -> Callable[[Net], Any]:
-    """Linear maps as codes, the rest (embeddings, norms) in bfloat16."""
-
-    def base(net: Net) -> Any:
-        tx = make(select=is_linear, axes=net.axes)
-        state = jax.jit(tx.init)(jax.random.key(0), net.params)
-        return _low(tx.apply(net.params, state))
-
-    return base
-
-
-BASES: dict[str, Callable[[Net], Any]] = {
-    "float32": lambda net: net.params,
-    "bfloat16": lambda net: _low(net.params),
-    "int8": _quantised(lrk.quantization.int8),
-    "nf4": _quantised(lrk.quantization.nf4),
-}

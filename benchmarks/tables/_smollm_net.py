@@ -136,16 +136,12 @@ class Trainer:
             optax.clip_by_global_norm(CLIP), optax.scale_by_adam()
         )
         self._compiled: Any = None
+        self._through = jax.jit(lambda p, s, *b: self._lifted(tx.apply(p, s), *b))
         self._dense = jax.jit(lambda p, s: lrk.materialize(tx.apply(p, s)))
 
     def losses(self, state: lrk.State) -> Callable[..., jax.Array]:
         """The losses of tokens through the operators, `(*batch) -> [rows, length]`."""
-
-        @jax.jit
-        def run(base: Any, state: lrk.State, *batch: Any) -> jax.Array:
-            return self._lifted(self.tx.apply(base, state), *batch)
-
-        return partial(run, self.base, state)
+        return partial(self._through, self.base, state)
 
     def dense(self, state: lrk.State) -> Any:
         """The weights with a state, as plain arrays."""

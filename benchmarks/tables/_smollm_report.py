@@ -4,7 +4,7 @@ import math
 from typing import Any
 
 from benchmarks.record import Record, Records
-from benchmarks.report import Block, Heading, Table, Text
+from benchmarks.report import Block, Heading, Table
 from benchmarks.tables._smollm_data import CORPORA
 from benchmarks.tables._smollm_numbers import (
     TITLES,
@@ -13,7 +13,6 @@ from benchmarks.tables._smollm_numbers import (
     losses,
     perplexity,
     rows_of,
-    step_bytes,
 )
 from benchmarks.tables._smollm_work import METHODS, PROMPTS
 
@@ -31,8 +30,7 @@ def blocks(records: Records) -> list[Block]:
         _costs(records),
         _held(records),
         *(_samples(records, name) for name in CORPORA),
-        Heading("What was reduced, and what to make of it"),
-        Text(_reduced(records)),
+        _used(records),
     ]
 
 
@@ -72,7 +70,7 @@ def _corpus(records: Records, corpus: str) -> Table:
             [
                 TITLES[way],
                 NONE if untrained else found[0].metrics["trained"],
-                NONE if untrained else f"{found[0].metrics['rate']:g}",
+                NONE if untrained else _rate(found[0]),
                 NONE if untrained else len(found),
                 perplexity(own),
                 NONE if untrained else gains[0],
@@ -89,7 +87,7 @@ def _corpus(records: Records, corpus: str) -> Table:
         rows,
         caption=f"Trained on {CORPORA[corpus]}: perplexity of held-out completions, "
         "and of those of the other corpus, which shows what is forgotten.",
-        align="lrrrllll",
+        align="lrlrllll",
         digits={columns[4]: 2, columns[6]: 2},
         sources=links,
         notes=[
@@ -99,6 +97,13 @@ def _corpus(records: Records, corpus: str) -> Table:
             "seed; LoRA over NF4 has LoRA's."
         ],
     )
+
+
+def _rate(record: Record) -> str:
+    """The rate, and those that it was chosen from."""
+    tried = record.metrics["rates_tried"]
+    rate = f"{record.metrics['rate']:g}"
+    return f"{rate} of {', '.join(tried)}" if len(tried) > 1 else rate
 
 
 def _costs(records: Records) -> Table:
@@ -208,42 +213,46 @@ def _said(record: Record, corpus: str, number: int) -> tuple[str, str]:
     return one or "(nothing)", two or "(nothing)"
 
 
-def _reduced(records: Records) -> str:
-    """What to keep in mind; numbers from the records."""
-    found = [record for way in METHODS for record in rows_of(records, way, "dialogue")]
-    base = rows_of(records, "base")
-    parts = []
-    if found:
-        config, tokens = found[0].config, found[0].metrics["tokens"]
-        parts.append(
-            f"Short runs on little data: {config['steps']} steps of {config['rows']} "
-            f"rows of {config['length']} tokens, {tokens['used']:,} tokens in all "
-            f"without padding ({tokens['all']:,} with), of which {tokens['counted']:,} "
-            "count in the loss."
+def _used(records: Records) -> Table:
+    """How little was trained on and scored, and the check text."""
+    base, check = records.get("base"), records.get("check")
+    rows: list[list[Any]] = []
+    links: list[Any] = []
+    for name, title in CORPORA.items():
+        facts = base.metrics["data"][name] if base else None
+        found = [own for way in METHODS for own in rows_of(records, way, name)]
+        tokens = found[0].metrics["tokens"] if found else None
+        rows.append(
+            [
+                f"{title}: tokens of one training, padding left out; in the loss",
+                f"{tokens['used']:,}; {tokens['counted']:,}" if tokens else None,
+            ]
         )
-    if base:
-        facts = base[0].metrics["data"]
-        texts = (
-            f"{CORPORA[name]}: {own['scored']} examples with {own['counted']:,} tokens "
-            f"of completions, of {own['there']['test']:,}"
-            for name, own in facts.items()
+        rows.append(
+            [
+                f"{title}: scored examples, of so many; tokens that count",
+                f"{facts['scored']:,} of {facts['there']['test']:,}; "
+                f"{facts['counted']:,}"
+                if facts
+                else None,
+            ]
         )
-        parts.append(f"Scored, {'; '.join(texts)}.")
-    full = rows_of(records, "full", "dialogue")
-    if full and found:
-        share = step_bytes(found[0]) / step_bytes(full[0])
-        parts.append(
-            f"A step of LoRA takes {100 * share:.0f} % of the memory of one of full "
-            "fine-tuning, base and logits included."
-        )
-    check = records.get("check")
-    if check is not None:
-        loss = check.metrics["nll"]
-        parts.append(
-            f"The check text of the test suite ({check.metrics['tokens']} tokens) has "
-            f"a loss of {loss:.4f} nats per token, perplexity {math.exp(loss):.2f}."
-        )
-    return " ".join(parts) or "Not run."
+        links += [found[0] if found else None, base]
+    loss = check.metrics["nll"] if check else None
+    rows.append(
+        [
+            "the test suite's text on a lighthouse keeper: nats per token; perplexity",
+            None if loss is None else f"{loss:.4f}; {math.exp(loss):.2f}",
+        ]
+    )
+    return Table(
+        ["what", "how much"],
+        rows,
+        caption="What was used, and a text whose likelihood the test suite compares "
+        "with that of another implementation.",
+        align="ll",
+        sources=[*links, check],
+    )
 
 
 def _mib(size: int) -> float:

@@ -10,6 +10,7 @@ import numpy as np
 
 import lowrank as lrk
 from benchmarks.runner import Session
+from benchmarks.tables._smollm_bases import BASES
 from benchmarks.tables._smollm_data import CORPORA, Corpora, Packed
 from benchmarks.tables._smollm_net import (
     Net,
@@ -106,9 +107,6 @@ class Work:
         if way == "lori-s":
             chosen, kept = self._sparse(corpus, seed)
         elif way == "qlora":
-            # Imported here, for it needs the trainings of this module.
-            from benchmarks.tables._smollm_memory import BASES
-
             base = BASES["nf4"](self.net())
             trainer = Trainer(self.net(), self.adapter("lora"), base)
             rates = (self._rate("lora", corpus),)

@@ -34,8 +34,9 @@ from benchmarks.record import Records
 from benchmarks.report import Block
 from benchmarks.runner import Session
 from benchmarks.tables import _smollm_report as reporting
+from benchmarks.tables._smollm_bases import BASES
 from benchmarks.tables._smollm_data import CORPORA
-from benchmarks.tables._smollm_memory import BASES, memory
+from benchmarks.tables._smollm_memory import memory
 from benchmarks.tables._smollm_work import METHODS, Work
 
 RATES = {
@@ -84,7 +85,7 @@ class Config:
     """Share of B's entries that LoRI-S keeps."""
     valid: int = 8
     """Validation rows of a corpus."""
-    test: int = 16
+    test: int = 20
     """Test rows of a corpus."""
     words: int = 24
     """Tokens that are written after each prompt."""

@@ -14,8 +14,8 @@ from benchmarks.tables import _smollm_data as data
 from benchmarks.tables import _smollm_net as nets
 from benchmarks.tables import _smollm_numbers as numbers
 from benchmarks.tables import smollm_finetune as table
+from benchmarks.tables._smollm_bases import BASES
 from benchmarks.tables._smollm_data import Example, Packed, pack
-from benchmarks.tables._smollm_memory import BASES
 from benchmarks.tables._smollm_work import Work
 
 DOCS = pathlib.Path(runner.__file__).parents[1] / "docs"
@@ -104,6 +104,7 @@ def _record(way, corpus, seed, nll, **more):
     cost = {"arguments": 100, "temporaries": 100, "trainable": 1, "fixed": 1}
     cost |= {"optimizer": 1, "speed": 10.0} | more
     metrics = {"test": test, "cost": cost, "trained": 5, "rate": 1e-3}
+    metrics["rates_tried"] = {"0.001": 1.0, "0.1": 2.0}
     metrics |= {"bytes": 1, "linear": 1, "forward": 1.0}
     metrics["tokens"] = {"all": 9, "used": 8, "counted": 7}
     said = {"greedy": ["a\nb"] * 3, "drawn": [""] * 3}
@@ -163,10 +164,11 @@ def test_hypotheses_are_judged_by_their_margins():
 def test_the_report_stands_with_and_without_records():
     full = [block for block in table.report(_records()) if isinstance(block, Table)]
     empty = [block for block in table.report(Records()) if isinstance(block, Table)]
-    assert len(full) == len(empty) == 7
-    assert full[1].text()[1][:4] == ["LoRA", "5", "0.001", "2"]
+    assert len(full) == len(empty) == 8
+    assert full[1].text()[1][:4] == ["LoRA", "5", "0.001 of 0.001, 0.1", "2"]
     assert full[1].text()[1][4].startswith("2.72")
-    assert "a b" in full[-1].text()[0]
+    assert "a b" in full[-2].text()[0]
+    assert full[-1].text()[1][1] == "2 of 9; 6"
     assert all("not run" in row for block in empty for row in block.text())
     assert "<!-- records:smollm_finetune -->" in (DOCS / "smollm.md").read_text()
 

@@ -42,8 +42,8 @@ from benchmarks.tables._smollm_work import METHODS, Work
 RATES = {
     "lora": (1e-3, 3e-3, 1e-2),
     "lori-d": (1e-3, 3e-3, 1e-2),
-    "lori-s": (1e-3, 3e-3, 1e-2),
-    "full": (1e-5, 3e-5, 1e-4),
+    "lori-s": (3e-3, 1e-2, 3e-2),
+    "full": (3e-5, 1e-4, 3e-4),
 }
 
 

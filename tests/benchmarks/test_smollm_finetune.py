@@ -73,11 +73,11 @@ def test_a_row_of_each_kind_learns_and_scores_both_corpora(work):
     sparse = work.row("lori-s", "dialogue", 0)
     assert sparse["trained"] == pytest.approx(CONFIG.density * dense["trained"], abs=1)
     assert np.mean(list(sparse["kept"].values())) == pytest.approx(0.1, abs=0.05)
-    for found in (dense, sparse):
+    for way, found in (("lori-d", dense), ("lori-s", sparse)):
         assert set(found["test"]) == set(data.CORPORA)
         assert found["cost"]["temporaries"] > 0
         assert len(found["losses"]) == CONFIG.steps
-        assert found["rate"] == CONFIG.rates["lori-d"][0]
+        assert found["rate"] == CONFIG.rates[way][0]
     assert sparse["cost"]["trainable"] < dense["cost"]["trainable"]
 
 

@@ -62,20 +62,34 @@ class Decoder(nnx.Module):
         raise NotImplementedError
 
     def __call__(
-        self, token_ids: ArrayLike, attention_mask: ArrayLike | None = None
+        self,
+        token_ids: ArrayLike,
+        attention_mask: ArrayLike | None = None,
+        segment_ids: ArrayLike | None = None,
     ) -> jax.Array:
         """Map ids `[batch, length]` to logits `[batch, length, vocabulary]`.
 
         Token `t` sees the tokens up to `t` where `attention_mask` is not 0. Padding on
         the right is seen by no token anyhow; its own logits mean nothing. Positions
         count from the left, padding included. Logits are float32 or wider.
+
+        A row may hold several texts, packed side by side: each run of equal
+        `segment_ids` is a text. Its positions count from its own first token, and its
+        tokens see no other text, so that its logits are those of the text alone.
         """
         ids = jnp.asarray(token_ids)
-        mask = None if attention_mask is None else jnp.asarray(attention_mask)
+        mask, segments = (
+            None if x is None else jnp.asarray(x) for x in (attention_mask, segment_ids)
+        )
         who = type(self).__name__
-        check_ids(who, ids, self.config.longest, attention_mask=mask)
+        longest = self.config.longest
+        check_ids(who, ids, longest, attention_mask=mask, segment_ids=segments)
         positions = jnp.broadcast_to(jnp.arange(ids.shape[1])[None], ids.shape)
         seen = _causal(positions, ids.shape[1])
+        if segments is not None:
+            starts = _starts(segments)
+            seen = seen & (starts[:, :, None] == starts[:, None, :])
+            positions = positions - starts
         if mask is not None:
             seen = seen & (mask != 0)[:, None, :]
         hidden = self.embed(ids, positions)
@@ -153,6 +167,14 @@ def project(hidden: jax.Array, kernel: jax.Array, dtype: Any) -> jax.Array:
     wide = jnp.promote_types(dtype, jnp.float32)
     hidden, kernel = hidden.astype(dtype), kernel.astype(dtype)
     return jnp.matmul(hidden, kernel, preferred_element_type=wide)
+
+
+def _starts(segments: jax.Array) -> jax.Array:
+    """Where the run of equal numbers that each entry belongs to begins."""
+    slots = jnp.broadcast_to(jnp.arange(segments.shape[1])[None], segments.shape)
+    new = segments[:, 1:] != segments[:, :-1]
+    first = jnp.where(new, slots[:, 1:], 0)
+    return jax.lax.cummax(jnp.concatenate([slots[:, :1], first], axis=1), axis=1)
 
 
 def _causal(positions: jax.Array, slots: int) -> jax.Array:

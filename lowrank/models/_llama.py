@@ -114,7 +114,7 @@ class Llama(Decoder):
     Raises:
         TypeError: At the call, if the token ids are not integers.
         ValueError: At the call, if the ids are not `[batch, length]`, longer than
-            `max_position_embeddings`, or unlike the mask in shape.
+            `max_position_embeddings`, or unlike the mask or the segments in shape.
 
     Example:
         >>> import jax, jax.numpy as jnp

@@ -17,9 +17,10 @@ from benchmarks.data._splits import (
     random_bits,
     uniform,
 )
+from benchmarks.data.catalog import WITH_SPLITS
 from benchmarks.data.text import Row, _build
 
-SETS = [name for name, entry in CATALOG.items() if entry.kind != "weights"]
+SETS = [name for name, entry in CATALOG.items() if entry.kind in WITH_SPLITS]
 TEXTS = [name for name, entry in CATALOG.items() if entry.kind == "text"]
 
 

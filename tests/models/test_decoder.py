@@ -124,6 +124,56 @@ def test_low_precision_keeps_the_logits_wide(params, logits):
     assert eps / 16 < error < 10 * eps
 
 
+# Texts of 3, 2 and 1 tokens in one row, and one of 4 before padding in another.
+PACKED = jnp.array([[1, 2, 3, 4, 5, 6], [6, 5, 1, 3, 0, 0]])
+SEGMENTS = jnp.array([[1, 1, 1, 2, 2, 1], [4, 4, 4, 4, 0, 0]])
+
+
+@pytest.mark.parametrize("scan", [False, True])
+def test_packed_texts_have_the_logits_of_each_alone(params, scan):
+    apply, _ = functional(abstract(scan=scan, remat=scan))
+    apply = jax.jit(apply)
+    params = stack_layers(params) if scan else params
+    packed = apply(params, PACKED, segment_ids=SEGMENTS)
+    spans = [(0, 0, 3), (0, 3, 5), (0, 5, 6), (1, 0, 4)]
+    for row, start, stop in spans:
+        text = jnp.pad(PACKED[row, start:stop], (0, 6 - stop + start))
+        alone = apply(params, jnp.stack([text, text]))[0, : stop - start]
+        np.testing.assert_allclose(packed[row, start:stop], alone, rtol=1e-5, atol=1e-5)
+    unpacked = apply(params, PACKED)
+    assert np.abs(unpacked - packed)[0, 3:].max() > 1e-2
+
+
+def test_packing_goes_with_learned_positions_and_masks():
+    config = GPT2Config(vocab_size=7, n_positions=6, n_embd=8, n_layer=1, n_head=2)
+
+    @jax.jit
+    def run(ids, segments, mask):
+        model = GPT2(replace(config, initializer_range=0.5), rngs=nnx.Rngs(0))
+        packed, masked = (model(ids, m, segments) for m in (None, mask))
+        return packed, masked, model(ids[:1, 3:5])
+
+    hidden = jnp.ones_like(PACKED).at[0, 3].set(0)
+    packed, masked, alone = run(PACKED, SEGMENTS, hidden)
+    np.testing.assert_allclose(packed[0, 3:5], alone[0], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(masked[0, :3], packed[0, :3], rtol=1e-5, atol=1e-5)
+    assert np.abs(masked - packed)[0, 4].max() > 1e-3
+
+
+def test_packing_goes_with_adapters(params):
+    apply, _ = functional(abstract())
+    tx = lrk.lora(2, alpha=16, select=lrk.matching(r"down_proj/kernel$"))
+    state = jax.tree.map(lambda x: x + 0.3, tx.init(jax.random.key(0), params))
+
+    @jax.jit
+    def both(params, state):
+        adapted = tx.apply(params, state)
+        lifted = lrk.lift(apply)(adapted, PACKED, segment_ids=SEGMENTS)
+        return lifted, apply(lrk.materialize(adapted), PACKED, segment_ids=SEGMENTS)
+
+    np.testing.assert_allclose(*both(params, state), rtol=1e-4, atol=1e-4)
+
+
 def test_a_row_ends_at_a_stop_and_the_loop_when_all_have(params):
     apply, _ = functional(abstract(scan=True), partial(generate, length=4))
     stacked = stack_layers(params)
@@ -193,6 +243,8 @@ def test_wrong_inputs_are_refused():
     small = GPT2Config(vocab_size=3, n_positions=4, n_embd=2, n_layer=1, n_head=1)
     with pytest.raises(ValueError, match=r"GPT2: wrong inputs at 'attention_mask'"):
         abstract(small, GPT2)(IDS, MASK[:1])
+    with pytest.raises(ValueError, match=r"Llama: wrong inputs at 'segment_ids'"):
+        model(IDS, segment_ids=MASK[:, :2])
     vit = ViTConfig(image_size=4, patch_size=2, num_hidden_layers=1)
     with pytest.raises(
         ValueError, match=r"ViT: wrong images: expected shape \(batch, 4"

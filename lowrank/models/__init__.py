@@ -6,6 +6,8 @@ Needs `pip install lowrank[models]`.
 from lowrank.models._bert import Bert, mean_pool
 from lowrank.models._bert_config import BertConfig
 from lowrank.models._chat import load_chat_template, render_chat
+from lowrank.models._efficientnet import EfficientNet
+from lowrank.models._efficientnet_config import EfficientNetConfig, Stage
 from lowrank.models._functional import functional
 from lowrank.models._generate import Generated, generate
 from lowrank.models._gguf_llama import (
@@ -25,6 +27,7 @@ from lowrank.models._load import (
     load_roberta,
     load_vit,
 )
+from lowrank.models._load_efficientnet import efficientnet_from_torch
 from lowrank.models._mlp import MLP
 from lowrank.models._roberta import Roberta, RobertaConfig
 from lowrank.models._rope import RopeScaling
@@ -38,6 +41,8 @@ __all__ = [
     "MLP",
     "Bert",
     "BertConfig",
+    "EfficientNet",
+    "EfficientNetConfig",
     "GPT2Config",
     "Generated",
     "LeNet5",
@@ -46,8 +51,10 @@ __all__ = [
     "Roberta",
     "RobertaConfig",
     "RopeScaling",
+    "Stage",
     "ViT",
     "ViTConfig",
+    "efficientnet_from_torch",
     "encode",
     "functional",
     "generate",

@@ -28,7 +28,10 @@ from lowrank.models._load import (
     load_vit,
 )
 from lowrank.models._load_efficientnet import efficientnet_from_torch
+from lowrank.models._m5 import M5, M5Config
 from lowrank.models._mlp import MLP
+from lowrank.models._neumf import NeuMF, NeuMFConfig
+from lowrank.models._recurrent import GRU, LSTM, RecurrentConfig
 from lowrank.models._roberta import Roberta, RobertaConfig
 from lowrank.models._rope import RopeScaling
 from lowrank.models._save import save, save_bert
@@ -38,6 +41,9 @@ from lowrank.models._vit import ViT, ViTConfig
 
 __all__ = [
     "GPT2",
+    "GRU",
+    "LSTM",
+    "M5",
     "MLP",
     "Bert",
     "BertConfig",
@@ -48,6 +54,10 @@ __all__ = [
     "LeNet5",
     "Llama",
     "LlamaConfig",
+    "M5Config",
+    "NeuMF",
+    "NeuMFConfig",
+    "RecurrentConfig",
     "Roberta",
     "RobertaConfig",
     "RopeScaling",

@@ -8,11 +8,11 @@ import numpy as np
 import optax
 
 import lowrank as lrk
-from benchmarks import data
+from benchmarks import data, stats
 from benchmarks.runner import Session
 from benchmarks.study.convnet import CLASSES, EVAL_BATCH, Images, at_cut, few, load_cut
 from benchmarks.study.singles import TUNING_SEED
-from benchmarks.study.train import OPTIMIZER, batches, nll, schedule
+from benchmarks.study.train import OPTIMIZER, batches, schedule
 from benchmarks.tables._conv_transfer_ways import WAYS, Sizes
 from benchmarks.tables._quickstart_probe import fit_probe
 
@@ -96,23 +96,26 @@ class Work:
         return jax.jit(self.cut.features)
 
     def rate(self, name: str) -> tuple[float, list[float]]:
-        """The rate with the least validation loss, and the losses of all."""
+        """The rate with the best validation accuracy, and the accuracies of all.
+
+        Of equal ones the first in the grid: the smallest.
+        """
         if name not in self._rates:
             grid = getattr(self.options, f"{WAYS[name].grid}_rates")
             given = self.given(kind="rate", way=name)
             found = self.session.load_arrays(f"rate-{name}", config=given)
             if found is None:
-                losses = [self._loss(name, rate) for rate in grid]
-                found = {"losses": np.array(losses)}
+                marks = [self._mark(name, rate) for rate in grid]
+                found = {"accuracy": np.array(marks)}
                 self.session.save_arrays(f"rate-{name}", found, config=given)
-            tried = [float(x) for x in found["losses"]]
-            best = int(np.argmin(np.where(np.isfinite(tried), tried, 1e30)))
-            self._rates[name] = (float(grid[best]), tried)
+            tried = [float(x) for x in found["accuracy"]]
+            self._rates[name] = (float(grid[int(np.argmax(tried))]), tried)
         return self._rates[name]
 
-    def _loss(self, name: str, rate: float) -> float:
+    def _mark(self, name: str, rate: float) -> float:
         run = self.run(name, TUNING_SEED, rate)
-        return nll(self.logits(run, "valid"), self.parts["valid"].labels)
+        guess = self.logits(run, "valid").argmax(axis=1)
+        return stats.accuracy(guess, self.parts["valid"].labels)
 
     def logits(self, run: Run, split: str) -> np.ndarray:
         """Logits `[n, CLASSES]` of the validation or the test images."""

@@ -1,7 +1,7 @@
-"""Which adapter for a convolutional network? Garments from ten images of a class.
+"""Which adapter for a convolutional network? Garments from fifty images of a class.
 
 EfficientNet-Lite0, trained on ImageNet, is to tell the ten garments of Fashion-MNIST
-apart from 100 labelled images. All that is learned is above a cut: the last three of 16
+apart from 500 labelled images. All that is learned is above a cut: the last three of 16
 blocks and the last convolution. A head on the frozen network, full fine-tuning, LoRA in
 its three published forms for convolutions, DoRA, LoHa, LoKr, SHiRA, a factor for each
 feature, and the biases or the norms alone.
@@ -47,13 +47,13 @@ class Config:
     """Which ways."""
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     """Seeds: each draws other labelled images, another start and another order."""
-    shots: int = 10
+    shots: int = 50
     """Labelled images of each class."""
     blocks: int = 3
     """How many of the last blocks are adapted; those below run once."""
     side: int = 64
     """Height and width that the images are brought to."""
-    steps: int = 100
+    steps: int = 80
     """Steps of a run."""
     batch: int = 16
     """Images of a step."""

@@ -21,7 +21,12 @@ from benchmarks.data.images import as_float, fashion_mnist, mnist
 from benchmarks.data.prose import austen, film_dialogue
 from benchmarks.data.text import sentiment, sms_spam, trec, wordnet_topics
 from benchmarks.data.tokens import Tokens, encode, load_tokenizer
-from benchmarks.data.weights import minilm_dir, minilm_sre_dir, smollm2_file
+from benchmarks.data.weights import (
+    efficientnet_lite0,
+    minilm_dir,
+    minilm_sre_dir,
+    smollm2_file,
+)
 
 __all__ = [
     "ARTIFACTS",
@@ -36,6 +41,7 @@ __all__ = [
     "austen",
     "available",
     "cache_dir",
+    "efficientnet_lite0",
     "encode",
     "fashion_mnist",
     "fetch",

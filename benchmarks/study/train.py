@@ -10,7 +10,7 @@ the same steps: a test compares the two.)
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -147,7 +147,8 @@ class Trainer:
             slope = jax.tree.map(lambda g, k: g * k, slope, job.keep)
             if recipe.gradient is not None:
                 slope = recipe.gradient(slope, train[0], job.state.fixed)
-            (update, heads), memory = OPTIMIZER.update((slope, of_heads), memory)
+            found, memory = OPTIMIZER.update((slope, of_heads), memory)
+            update, heads = cast(tuple[Any, Any], found)
             update = update if recipe.update is None else recipe.update(update)
             rate = job.rate * share
             train = jax.tree.map(lambda x, u: x - rate * u, train, (update, heads))

@@ -116,16 +116,16 @@ class Trainer:
             What it gave, on the host.
         """
         if ("train", name) not in self._compiled:
-            run = functools.partial(self._train, tx, recipe)
+            run = functools.partial(self.traced, tx, recipe)
             self._compiled["train", name] = jax.jit(run)
         program = self._compiled["train", name]
         found = program(self.cut.params, self.suite.splits["train"], job)
         return jax.tree.map(np.asarray, found)
 
-    def _train(
+    def traced(
         self, tx: lrk.Transform, recipe: Recipe, params: Any, split: Any, job: Job
     ) -> Trained:
-        """One job, traced."""
+        """One job, to be compiled or mapped."""
         steps = job.tasks.shape[0]
 
         def loss(train: Any, task: Any, slot: Any, index: Any) -> jax.Array:

@@ -15,7 +15,7 @@ a fifth of the budget, (IA)3, BitFit and layer norms, is worse than LoRA. M5: of
 added networks the prefix is worse than LoRA, the bottlenecks are not.
 
 Command: python -m benchmarks run methods_text
-Paper: none compares them all; the papers' own numbers are of other models and tasks.
+Paper: each family's own; their numbers are of other models and tasks.
 Cost: 60 min on 1 core
 Rows: 390
 """

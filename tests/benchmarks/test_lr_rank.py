@@ -27,10 +27,15 @@ def test_both_rules_meet_at_one_rank():
     assert sweeping.scale("root", 32) == sweeping.SCALE / 2
 
 
-def test_a_mapped_run_is_the_run_at_its_own_rank(tmp_path):
+@pytest.fixture(scope="module")
+def work(tmp_path_factory):
+    """Tiny runs on made-up texts."""
     options = dataclasses.replace(Options(), **Options().tiny() | {"rank": 2})
-    session = Session("lr_rank", tmp_path, smoke=True)
-    work = Singles(options, session, "tasks")
+    session = Session("lr_rank", tmp_path_factory.mktemp("results"), smoke=True)
+    return Singles(options, session, "tasks")
+
+
+def test_a_mapped_run_is_the_run_at_its_own_rank(work):
     scale = 2.0  # that of the studies, which the single run has
     runs = [(scale, 2, 1, 0.01), (scale, 4, 0, 0.01)]
     found = sweeping.sweep(work, "trec", (2, 4), runs)
@@ -45,17 +50,17 @@ def test_a_mapped_run_is_the_run_at_its_own_rank(tmp_path):
     assert np.abs(found.valid[1] - alone["valid"]).max() > 1e-3
 
 
-def test_ranks_are_filled_up_with_zeros(tmp_path):
-    options = dataclasses.replace(Options(), **Options().tiny())
-    work = Singles(options, Session("lr_rank", tmp_path, smoke=True), "tasks")
+def test_ranks_are_filled_up_with_zeros(work):
+    seeds = len(work.options.seeds)
     states = sweeping.padded(work, (1, 3), "trec")
-    seeds = len(options.seeds)
     for own in states.trainable.values():
         assert own["a"].shape[::2] == (2 * seeds, 3)
         assert not np.any(own["a"][:seeds, :, 1:])
         assert np.all(np.any(own["a"][seeds:], axis=1))
     places = {
-        sweeping._place((1, 3), options.seeds, r, s) for r in (1, 3) for s in (0, 1)
+        sweeping._place((1, 3), work.options.seeds, r, s)
+        for r in (1, 3)
+        for s in (0, 1)
     }
     assert places == set(range(2 * seeds))
     assert jax.tree.leaves(states)[0].shape[0] == 2 * seeds
@@ -84,7 +89,7 @@ def _record(rule, rank, seed, best, low, right):
 
 
 def _records(places, lows, rights):
-    """Both rules, two seeds: the best rate, the loss there and what is right, by rank."""
+    """Both rules, two seeds: by rank the best rate, the loss there, what is right."""
     return Records(
         [
             _record(rule, rank, seed, places[rule][i], lows[rule], rights[rule][i])

@@ -13,7 +13,7 @@ rules are within a point of each other at rank 64.
 
 Command: python -m benchmarks run lr_rank
 Paper: Kalajdzievski, arXiv:2312.03732, trains a 7-billion model; no number stands here.
-Cost: 15 min on 1 core
+Cost: 10 min on 1 core
 Rows: 70
 """
 
@@ -46,8 +46,6 @@ class Config(Options):
     """Ranks."""
     rates: tuple[float, ...] = (5e-4, 1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2, 3.2e-2, 6.4e-2)
     """Peak learning rates."""
-    steps: int = 32
-    """Steps of a run."""
     test: int = 200
     """Test texts."""
     task: str = "trec"

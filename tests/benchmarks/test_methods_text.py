@@ -3,6 +3,7 @@
 import dataclasses
 import pathlib
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -68,15 +69,15 @@ def test_adalora_ends_with_its_share_of_triplets(runs):
 
 
 def test_lora_fa_corrects_the_gradient_of_b_alone():
-    a = np.eye(3, 2, dtype=np.float32) * 2
+    a = 2 * jnp.eye(3, 2)
     own, slope = {"w": {"a": a, "b": a.T}}, {"w": {"a": a, "b": a.T}}
-    found = recipes.LORA_FA.gradient(slope, own, {"w": {"scale": np.float32(0.5)}})
+    found = recipes.LORA_FA.gradient(slope, own, {"w": {"scale": jnp.float32(0.5)}})
     assert not np.any(found["w"]["a"])
     np.testing.assert_allclose(found["w"]["b"], a.T, rtol=1e-5)  # 1 / (4 * 0.25)
 
 
 def test_lora_plus_takes_longer_steps_in_b():
-    own = {"w": {"a": np.ones(2, np.float32), "b": np.ones(2, np.float32)}}
+    own = {"w": {"a": jnp.ones(2), "b": jnp.ones(2)}}
     found = recipes.LORA_PLUS.update(own)
     assert float(found["w"]["b"][0] / found["w"]["a"][0]) == recipes.RATIO
 

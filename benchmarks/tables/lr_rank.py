@@ -1,4 +1,4 @@
-"""Learning rate by rank: does alpha / sqrt(r) keep the best rate where it is?
+"""Learning rate by rank: whether alpha / sqrt(r) keeps the best rate where it is.
 
 LoRA multiplies its product by alpha / r, rsLoRA by alpha / sqrt(r). Ranks 1 to 64 with
 both rules, eight learning rates and five seeds are one mapped program: adapters of all

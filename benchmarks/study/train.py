@@ -10,7 +10,7 @@ the same steps: a test compares the two.)
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -48,6 +48,28 @@ class Job(NamedTuple):
     rate: Any
 
 
+class Recipe(NamedTuple):
+    """What a method's training has beside Adam.
+
+    Attributes:
+        penalty: `penalty(trainable)`, added to the loss; None for none.
+        gradient: `gradient(slope, trainable, fixed)`, what Adam reads; None: the slope.
+        update: `update(step)`, a finished step, to be multiplied by the rate.
+        memory: `memory(trainable)`, what `after` carries from step to step.
+        after: `after(trainable, slope, memory, number, steps)`: the trainable part and
+            the memory behind the step of a number.
+    """
+
+    penalty: Callable[[Any], Any] | None = None
+    gradient: Callable[[Any, Any, Any], Any] | None = None
+    update: Callable[[Any], Any] | None = None
+    memory: Callable[[Any], Any] | None = None
+    after: Callable[..., tuple[Any, Any]] | None = None
+
+
+PLAIN = Recipe()
+
+
 class Trained(NamedTuple):
     """What training gives: the trained parts, the heads, and the loss of each step."""
 
@@ -79,26 +101,31 @@ class Trainer:
         self.cut, self.suite = cut, suite
         self._compiled: dict[Any, Callable[..., Any]] = {}
 
-    def train(self, name: str, tx: lrk.Transform, job: Job) -> Trained:
+    def train(
+        self, name: str, tx: lrk.Transform, job: Job, recipe: Recipe = PLAIN
+    ) -> Trained:
         """Trains one job in one compiled loop.
 
         Args:
-            name: Names the transform: jobs of one name share its program.
+            name: Names transform and recipe: jobs of one name share their program.
             tx: The transform.
             job: The job.
+            recipe: What training has beside Adam.
 
         Returns:
             What it gave, on the host.
         """
         if ("train", name) not in self._compiled:
-            run = functools.partial(self._train, tx)
+            run = functools.partial(self.traced, tx, recipe)
             self._compiled["train", name] = jax.jit(run)
         program = self._compiled["train", name]
         found = program(self.cut.params, self.suite.splits["train"], job)
         return jax.tree.map(np.asarray, found)
 
-    def _train(self, tx: lrk.Transform, params: Any, split: Any, job: Job) -> Trained:
-        """One job, traced."""
+    def traced(
+        self, tx: lrk.Transform, recipe: Recipe, params: Any, split: Any, job: Job
+    ) -> Trained:
+        """One job, to be compiled or mapped."""
         steps = job.tasks.shape[0]
 
         def loss(train: Any, task: Any, slot: Any, index: Any) -> jax.Array:
@@ -108,24 +135,34 @@ class Trainer:
             pooled = lrk.lift(self.cut.pool)(adapted, hidden, mask)
             logits = pooled @ kernels[slot] + biases[slot][None]
             logits = jnp.where(self.suite.valid[task][None], logits, -jnp.inf)
-            return optax.softmax_cross_entropy_with_integer_labels(
+            found = optax.softmax_cross_entropy_with_integer_labels(
                 logits, split.labels[task, index]
             ).mean()
+            return found if recipe.penalty is None else found + recipe.penalty(own)
 
         def step(carry: Any, given: Any) -> tuple[Any, jax.Array]:
-            train, memory = carry
-            *where, share = given
+            train, memory, kept = carry
+            *where, share, number = given
             value, (slope, of_heads) = jax.value_and_grad(loss)(train, *where)
             slope = jax.tree.map(lambda g, k: g * k, slope, job.keep)
-            update, memory = OPTIMIZER.update((slope, of_heads), memory)
+            if recipe.gradient is not None:
+                slope = recipe.gradient(slope, train[0], job.state.fixed)
+            found, memory = OPTIMIZER.update((slope, of_heads), memory)
+            update, heads = cast(tuple[Any, Any], found)
+            update = update if recipe.update is None else recipe.update(update)
             rate = job.rate * share
-            train = jax.tree.map(lambda x, u: x - rate * u, train, update)
-            return (train, memory), value
+            train = jax.tree.map(lambda x, u: x - rate * u, train, (update, heads))
+            if recipe.after is not None:
+                own, kept = recipe.after(train[0], slope, kept, number, steps)
+                train = (own, train[1])
+            return (train, memory, kept), value
 
         train = (job.state.trainable, job.heads)
         shares = jnp.asarray(schedule(steps), jnp.float32)
-        given = (job.tasks, job.slots, job.order, shares)
-        (train, _), losses = jax.lax.scan(step, (train, OPTIMIZER.init(train)), given)
+        given = (job.tasks, job.slots, job.order, shares, jnp.arange(steps))
+        kept = () if recipe.memory is None else recipe.memory(train[0])
+        carry = (train, OPTIMIZER.init(train), kept)
+        (train, *_), losses = jax.lax.scan(step, carry, given)
         return Trained(*train, losses)
 
     def form(self, name: str, tx: lrk.Transform, state: lrk.State) -> Any:

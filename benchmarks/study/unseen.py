@@ -85,7 +85,8 @@ class Unseen:
             dense = self.run("lori-d", left, shots, seed)
             mask = ways.mask_of(method, dense.state, None, self._key(left, seed))
         state = ways.start(method, self._init(method, left, seed), mask, None)
-        job = self._job(method, state, mask, head, left, half, seed, rate)
+        keep = ways.keep(method, state.trainable, mask)
+        job = self.job(state, keep, head, left, half, seed, rate)
         tx = self._transform(method)
         trained = self.work.trainer.train(f"unseen-{method.kind}", tx, job)
         numbers = ways.trained_numbers(method, state.trainable, mask)
@@ -164,11 +165,10 @@ class Unseen:
     def _key(self, left: str, seed: int) -> Any:
         return jax.random.fold_in(jax.random.key(seed), 200 + self.work.task(left))
 
-    def _job(
+    def job(
         self,
-        method: Method,
         state: lrk.State,
-        mask: Any,
+        keep: Any,
         head: Head,
         left: str,
         texts: int,
@@ -188,7 +188,7 @@ class Unseen:
         return Job(
             state,
             (kernel[None], bias[None]),
-            ways.keep(method, state.trainable, mask),
+            keep,
             turns,
             np.zeros_like(turns),
             np.stack(orders, axis=1).reshape(len(turns), o.batch),

@@ -18,6 +18,7 @@ from benchmarks.data.batches import (
 )
 from benchmarks.data.catalog import CATALOG, load
 from benchmarks.data.images import as_float, fashion_mnist, mnist
+from benchmarks.data.prose import austen, film_dialogue
 from benchmarks.data.text import sentiment, sms_spam, trec, wordnet_topics
 from benchmarks.data.tokens import Tokens, encode, load_tokenizer
 from benchmarks.data.weights import minilm_dir, minilm_sre_dir, smollm2_file
@@ -32,11 +33,13 @@ __all__ = [
     "TaskBatch",
     "Tokens",
     "as_float",
+    "austen",
     "available",
     "cache_dir",
     "encode",
     "fashion_mnist",
     "fetch",
+    "film_dialogue",
     "fixed_batches",
     "length_buckets",
     "load",

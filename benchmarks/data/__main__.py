@@ -54,6 +54,8 @@ def _show(names: Sequence[str], synthetic: bool) -> int:
         entry = CATALOG[name]
         if entry.kind == "weights":
             print(f"{name}\n  {entry.load()}")
+        elif entry.kind == "prose":
+            print(f"{name}: {len(entry.load(synthetic=synthetic))} entries")
         else:
             print(entry.load(synthetic=synthetic).describe())
     return 0

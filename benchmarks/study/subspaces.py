@@ -7,7 +7,7 @@ size, rate, seed. A nested projection has the subspace of `d` numbers within tha
 largest, and a `z` whose gradient is zero stays at zero.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -55,6 +55,15 @@ class Problem(NamedTuple):
     loss: Callable[[Any, Any, Any], jax.Array]
     data: Any
     number: int
+
+
+def subspace_rates(moves: Sequence[float], total: int, size: int) -> tuple[float, ...]:
+    """Learning rates at which a step moves weights as far for every size.
+
+    Adam moves each of `d` numbers by about the rate; columns have norm 1, so that the
+    `D` weights move by `rate sqrt(d / D)` each, as a root mean square.
+    """
+    return tuple(move * (total / size) ** 0.5 for move in moves)
 
 
 class Plan(NamedTuple):

@@ -14,6 +14,7 @@ from benchmarks.study.encoder import PROJECTIONS, Cut, features
 from benchmarks.study.scores import digits
 from benchmarks.study.subspaces import Problem, cross_entropy
 from benchmarks.study.train import nll
+from benchmarks.study.trials import Cell
 
 STD = 0.02  # of fresh weights, as BERT's
 HEAD = "head"
@@ -52,9 +53,9 @@ class Texts:
         """
         self.cut, self._splits, self.classes = cut, splits, classes
 
-    def problem(self, task: str) -> Problem:
+    def problem(self, cell: Cell) -> Problem:
         """The training texts of a task."""
-        own = self._splits(task)["train"]
+        own = self._splits(cell.task)["train"]
         return Problem(self._loss, dict(own), len(own["labels"]))
 
     def _loss(self, params: Any, data: Any, rows: Any) -> jax.Array:
@@ -64,16 +65,21 @@ class Texts:
         logits = pooled @ head["kernel"] + head["bias"][None]
         return cross_entropy(logits, data["labels"][rows])
 
-    def start(self, task: str, weights: str, seed: int) -> Any:
+    def start(self, cell: Cell, seed: int) -> Any:
         """Layers, pretrained or drawn anew, with a head drawn anew."""
         key = jax.random.key(seed)
-        shape = (self.cut.width, self.classes[task])
+        shape = (self.cut.width, self.classes[cell.task])
         kernel = STD * jax.random.normal(jax.random.fold_in(key, 7), shape)
         head = {"kernel": kernel, "bias": jnp.zeros(shape[1])}
         own = self.cut.params
-        if weights == "fresh":
+        if cell.weights == "fresh":
             own = fresh(jax.random.fold_in(key, 8), own)
         return {**own, HEAD: head}
+
+    def total(self, task: str) -> int:
+        """How many weights the layers and the head of a task have."""
+        cell = Cell("", WEIGHTS[0], task, 0)
+        return sum(x.size for x in jax.tree.leaves(self.start(cell, 0)))
 
     def logits(self, task: str, params: Any, split: str) -> np.ndarray:
         """Logits `[n, classes]` of a split under plain weights."""
@@ -82,15 +88,15 @@ class Texts:
         head = params[HEAD]
         return pooled @ np.asarray(head["kernel"]) + np.asarray(head["bias"])
 
-    def valid(self, task: str, params: Any) -> float:
+    def valid(self, cell: Cell, params: Any) -> float:
         """Mean validation loss, in nats."""
-        own = np.asarray(self._splits(task)["valid"]["labels"])
-        return nll(self.logits(task, params, "valid"), own)
+        own = np.asarray(self._splits(cell.task)["valid"]["labels"])
+        return nll(self.logits(cell.task, params, "valid"), own)
 
-    def test(self, task: str, params: Any) -> dict[str, Any]:
+    def test(self, cell: Cell, params: Any) -> dict[str, Any]:
         """Test accuracy, and which texts are right, as digits."""
-        labels = np.asarray(self._splits(task)["test"]["labels"])
-        guess = self.logits(task, params, "test").argmax(axis=1)
+        labels = np.asarray(self._splits(cell.task)["test"]["labels"])
+        guess = self.logits(cell.task, params, "test").argmax(axis=1)
         right = digits((guess == labels).astype(int))
         return {"accuracy": stats.accuracy(guess, labels), "right": right}
 

@@ -13,19 +13,19 @@ from benchmarks.study.subspaces import TUNING_SEED, Plan, Problem, Runner
 class Bench(Protocol):
     """What is learnt, from which weights, and how it is scored."""
 
-    def problem(self, task: str) -> Problem:
-        """The training examples of a task."""
+    def problem(self, cell: "Cell") -> Problem:
+        """The training examples of a cell's task."""
         ...
 
-    def start(self, task: str, weights: str, seed: int) -> Any:
+    def start(self, cell: "Cell", seed: int) -> Any:
         """The weights that a run starts from."""
         ...
 
-    def valid(self, task: str, params: Any) -> float:
+    def valid(self, cell: "Cell", params: Any) -> float:
         """Mean validation loss."""
         ...
 
-    def test(self, task: str, params: Any) -> dict[str, Any]:
+    def test(self, cell: "Cell", params: Any) -> dict[str, Any]:
         """What a record says of trained weights."""
         ...
 
@@ -69,8 +69,8 @@ class Trials:
     def train(self, cell: Cell, rate: float, seed: int) -> tuple[Any, np.ndarray]:
         """One run: weights, and the loss of each step."""
         return self.runner.train(
-            cell.way, self.bench.problem(cell.task), self.plan,
-            self.bench.start(cell.task, cell.weights, seed),
+            cell.way, self.bench.problem(cell), self.plan,
+            self.bench.start(cell, seed),
             size=cell.size, rate=rate, seed=seed,
         )  # fmt: skip
 
@@ -80,7 +80,7 @@ class Trials:
         found = self.session.load_arrays(name, config=given)
         if found is None:
             losses = [
-                self.bench.valid(cell.task, self.train(cell, rate, TUNING_SEED)[0])
+                self.bench.valid(cell, self.train(cell, rate, TUNING_SEED)[0])
                 for rate in rates
             ]
             found = {"losses": np.array(losses)}
@@ -97,8 +97,8 @@ class Trials:
         begin = time.perf_counter()
         rate, tried = self.rate(cell, rates)
         params, losses = self.train(cell, rate, seed)
-        metrics = self.bench.test(cell.task, params) | {
-            "valid_loss": self.bench.valid(cell.task, params),
+        metrics = self.bench.test(cell, params) | {
+            "valid_loss": self.bench.valid(cell, params),
             "rate": rate,
             "rates_tried": tried,
             "trained": self._trained(cell),
@@ -112,6 +112,6 @@ class Trials:
         """How many numbers a cell trains."""
         key = (cell.way, cell.task, cell.weights, cell.size)
         if key not in self._numbers:
-            start = self.bench.start(cell.task, cell.weights, 0)
+            start = self.bench.start(cell, 0)
             self._numbers[key] = self.runner.trained(cell.way, start, cell.size)
         return self._numbers[key]

@@ -1,12 +1,20 @@
 """What the table of text's intrinsic dimension runs."""
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import lowrank as lrk
+from benchmarks.runner import Session
 from benchmarks.study.singles import Singles
-from benchmarks.study.subspaces import Plan, Runner, did, lora, part, said
+from benchmarks.study.subspaces import (
+    Plan,
+    Runner,
+    did,
+    lora,
+    part,
+    said,
+    subspace_rates,
+)
 from benchmarks.study.texts import KERNELS, Texts, group, is_head
 from benchmarks.study.trials import Cell, Trials
 
@@ -51,13 +59,12 @@ def _splits(work: Singles, task: str) -> dict[str, Mapping[str, Any]]:
     return found
 
 
-def trials(config: Any, session: Any) -> Trials:
+def trials(config: Any, session: Session, texts: Texts) -> Trials:
     """The bench and its ways, ready to run."""
-    work = Singles(config, session, "tasks")
     names = ("layers", "train", "valid", "test", "head", "synthetic")
     given = {name: getattr(config, name) for name in names}
     return Trials(
-        suite_texts(work, config.tasks),
+        texts,
         runner(config.block, config.ranks),
         session,
         Plan(config.steps, config.batch),
@@ -65,8 +72,8 @@ def trials(config: Any, session: Any) -> Trials:
     )
 
 
-def cells(config: Any) -> list[Rated]:
-    """Every cell, with its rates."""
+def cells(config: Any, own: Texts) -> list[Rated]:
+    """Every cell of the bench, with its rates."""
     sizes = {
         "full": (1,),
         "head": (1,),
@@ -81,12 +88,12 @@ def cells(config: Any) -> list[Rated]:
         for task in config.tasks
         for size in sizes[way]
     ]
-    return [(cell, rates(config, cell)) for cell in found]
+    return [(cell, rates(config, cell, own.total)) for cell in found]
 
 
-def rates(config: Any, cell: Cell) -> Sequence[float]:
+def rates(config: Any, cell: Cell, total: Callable[[str], int]) -> Sequence[float]:
     """As many learning rates for every cell."""
     if cell.way in ("did", "said"):
-        return [length / math.sqrt(cell.size) for length in config.lengths]
+        return subspace_rates(config.moves, total(cell.task), cell.size)
     own = {"full": config.full_rates, "head": config.head_rates, "lora": config.rates}
     return own[cell.way]

@@ -30,7 +30,7 @@ import dataclasses
 from benchmarks.record import Records
 from benchmarks.report import Block
 from benchmarks.runner import Session
-from benchmarks.study.singles import Options
+from benchmarks.study.singles import Options, Singles
 from benchmarks.study.texts import WEIGHTS
 from benchmarks.tables import _intrinsic_text_report as reporting
 
@@ -53,9 +53,9 @@ class Config(Options):
     """Dimensions of DID and SAID."""
     ranks: tuple[int, ...] = (1, 2, 4, 16)
     """Ranks of LoRA."""
-    lengths: tuple[float, ...] = (10.0, 20.0, 40.0)
-    """Peak learning rates of DID and SAID, times the root of d: with it the length of
-    a step does not depend on d."""
+    moves: tuple[float, ...] = (5e-3, 1e-2, 2e-2)
+    """How far a step of DID and SAID moves a weight: the peak learning rate is this
+    times the root of D / d."""
     head_rates: tuple[float, ...] = (3e-2, 1e-1, 3e-1)
     """As many of the head alone."""
     block: int = 4096
@@ -67,7 +67,7 @@ class Config(Options):
             "tasks": ("trec",),
             "ds": (8, 32),
             "ranks": (1, 2),
-            "lengths": (3.0, 10.0),
+            "moves": (1e-2, 5e-2),
             "head_rates": (3e-2, 1e-1),
             "block": 32,
         }
@@ -76,10 +76,11 @@ class Config(Options):
 
 def run(config: Config, session: Session) -> None:
     """Trains every cell with every seed; rows are kept."""
-    from benchmarks.tables._intrinsic_text_work import cells, trials
+    from benchmarks.tables._intrinsic_text_work import cells, suite_texts, trials
 
-    own = trials(config, session)
-    rows = [(*cell, seed) for cell in cells(config) for seed in config.seeds]
+    texts = suite_texts(Singles(config, session, "tasks"), config.tasks)
+    own = trials(config, session, texts)
+    rows = [(*cell, seed) for cell in cells(config, texts) for seed in config.seeds]
     with session.progress(len(rows), "runs") as bar:
         for cell, rates, seed in rows:
             own.row(cell, rates, seed)

@@ -96,7 +96,7 @@ def _columns(trainable: Any, size: Any) -> Any:
     parts = trainable if isinstance(trainable, tuple) else (trainable,)
     factors = {
         path: {
-            "a": jnp.ones_like(own["a"]) * _first(own["a"].shape[-1], size),
+            "a": jnp.ones_like(own["a"]) * _first(own["a"].shape[-1], size)[None],
             "b": jnp.ones_like(own["b"]) * _first(own["b"].shape[-2], size)[:, None],
         }
         for path, own in parts[0].items()

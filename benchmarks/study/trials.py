@@ -62,7 +62,7 @@ class Trials:
 
     def given(self, cell: Cell, rates: Sequence[float], **more: Any) -> dict[str, Any]:
         """What decides a row."""
-        largest = self.runner.largest[cell.way]
+        largest = self.runner.largest.get(cell.way, 0)
         own = {**cell._asdict(), "rates": list(rates), "largest": largest}
         return {**self._given, **own, **self.plan._asdict(), **more}
 

@@ -15,7 +15,6 @@ from benchmarks.study.subspaces import Plan, Runner, did, lora, part, subspace_r
 from benchmarks.study.trials import Cell, Trials
 
 FROM, TO = "novels", "dialogue"
-WAYS = ("full", "did", "lora")
 KEPT = (
     "context",
     "pretraining",
@@ -140,7 +139,7 @@ class Work:
         c = self.config
         ranks = [rank for rank in c.ranks if rank <= size.width]
         sizes = {"full": [1], "did": self.ds(size), "lora": ranks}
-        return [Cell(way, name, TO, n) for way in WAYS for n in sizes[way]]
+        return [Cell(way, name, TO, n) for way in c.ways for n in sizes[way]]
 
     def rates(self, cell: Cell, size: Size) -> Sequence[float]:
         """As many learning rates for every cell."""

@@ -39,6 +39,8 @@ class Config:
 
     parts: tuple[str, ...] = ("sizes", "checkpoints", "ranks")
     """Which parts."""
+    ways: tuple[str, ...] = ("full", "did", "lora")
+    """Which ways to adapt."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Seeds: projection or factors, order of examples. Pretraining has one."""
     widths: tuple[int, ...] = (32, 48, 80, 128)

@@ -53,7 +53,9 @@ class Config(Options):
     """Dimensions of DID and SAID."""
     ranks: tuple[int, ...] = (1, 2, 4, 16)
     """Ranks of LoRA."""
-    moves: tuple[float, ...] = (5e-3, 1e-2, 2e-2)
+    full_rates: tuple[float, ...] = (3e-4, 8e-4, 2e-3)
+    """Peak learning rates of all weights, or of a layer."""
+    moves: tuple[float, ...] = (6e-3, 1.2e-2, 2.4e-2)
     """How far a step of DID and SAID moves a weight: the peak learning rate is this
     times the root of D / d."""
     head_rates: tuple[float, ...] = (3e-2, 1e-1, 3e-1)

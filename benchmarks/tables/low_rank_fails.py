@@ -53,7 +53,9 @@ class Config(Options):
     """Dimensions of DID for the decoder."""
     compared: tuple[int, ...] = (1, 8)
     """Ranks that are compared with other ways."""
-    moves: tuple[float, ...] = (5e-3, 1e-2, 2e-2)
+    full_rates: tuple[float, ...] = (3e-4, 8e-4, 2e-3)
+    """Peak learning rates of all weights, or of a layer."""
+    moves: tuple[float, ...] = (6e-3, 1.2e-2, 2.4e-2)
     """How far a step of DID moves a weight."""
     head_rates: tuple[float, ...] = (3e-2, 1e-1, 3e-1)
     """Peak learning rates of the head alone."""

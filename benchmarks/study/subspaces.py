@@ -105,11 +105,17 @@ def _columns(trainable: Any, size: Any) -> Any:
     return found if isinstance(trainable, tuple) else factors
 
 
-def did(projection: Projection) -> Way:
-    """DID: a random subspace of all weights."""
+def everything(path: str, leaf: Any) -> bool:
+    """Selects every leaf."""
+    del path, leaf
+    return True
+
+
+def did(projection: Projection, select: Select = everything) -> Way:
+    """DID: a random subspace of all weights, or of those that are selected."""
 
     def make(largest: int) -> lrk.Transform:
-        return lrk.subspace.random(largest, projection)
+        return lrk.subspace.random(largest, projection, select=select)
 
     return Way("DID", make, _subspace)
 

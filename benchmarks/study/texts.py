@@ -42,6 +42,7 @@ class Texts:
         cut: Cut,
         splits: Callable[[str], Mapping[str, Part]],
         classes: Mapping[str, int],
+        std: float = STD,
     ) -> None:
         """Takes the encoder, `splits(task)` by name, and how many classes tasks have.
 
@@ -50,8 +51,10 @@ class Texts:
             splits: `splits(task)`: arrays `hidden`, `mask` and `labels` of `train`,
                 `valid` and `test`.
             classes: Number of classes by task.
+            std: Standard deviation of the head's start.
         """
         self.cut, self._splits, self.classes = cut, splits, classes
+        self.std = std
 
     def problem(self, cell: Cell) -> Problem:
         """The training texts of a task."""
@@ -69,7 +72,7 @@ class Texts:
         """Layers, pretrained or drawn anew, with a head drawn anew."""
         key = jax.random.key(seed)
         shape = (self.cut.width, self.classes[cell.task])
-        kernel = STD * jax.random.normal(jax.random.fold_in(key, 7), shape)
+        kernel = self.std * jax.random.normal(jax.random.fold_in(key, 7), shape)
         head = {"kernel": kernel, "bias": jnp.zeros(shape[1])}
         own = self.cut.params
         if cell.weights == "fresh":

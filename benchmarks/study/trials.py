@@ -108,6 +108,19 @@ class Trials:
             seconds=time.perf_counter() - begin, seed=seed,
         )  # fmt: skip
 
+    def begin(self, cell: Cell, seed: int) -> Any:
+        """The record of a start: what it scores before any training."""
+        row, given = f"{cell.name}-s{seed}", self.given(cell, (), seed=seed)
+        found = self.session.row(row, **given)
+        if found is not None:
+            return found
+        begin = time.perf_counter()
+        metrics = self.bench.test(cell, self.bench.start(cell, seed))
+        seconds = time.perf_counter() - begin
+        return self.session.save(
+            row, metrics | {"trained": 0}, config=given, seconds=seconds, seed=seed
+        )
+
     def _trained(self, cell: Cell) -> int:
         """How many numbers a cell trains."""
         key = (cell.way, cell.task, cell.weights, cell.size)

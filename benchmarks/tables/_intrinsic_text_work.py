@@ -10,6 +10,7 @@ from benchmarks.study.subspaces import (
     Plan,
     Runner,
     did,
+    everything,
     lora,
     part,
     said,
@@ -20,12 +21,6 @@ from benchmarks.study.trials import Cell, Trials
 
 SPLITS = ("train", "valid", "test")
 Rated = tuple[Cell, Sequence[float]]
-
-
-def everything(path: str, leaf: Any) -> bool:
-    """Selects every leaf."""
-    del path, leaf
-    return True
 
 
 def runner(block: int, ranks: Sequence[int]) -> Runner:

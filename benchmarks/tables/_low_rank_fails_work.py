@@ -20,7 +20,9 @@ from benchmarks.study.singles import Singles
 from benchmarks.study.subspaces import (
     Plan,
     Runner,
+    Select,
     did,
+    everything,
     lora,
     part,
     subspace_rates,
@@ -36,15 +38,14 @@ RATE = 3e-3  # and its peak learning rate
 FRACTIONS = (0.05, 0.15, 0.35, 0.65, 1.0)  # of pretraining, after which it is kept
 
 
-def everything(path: str, leaf: Any) -> bool:
-    """Selects every leaf."""
-    del path, leaf
-    return True
-
-
 def is_bias(path: str, leaf: Any) -> bool:
     """Selects biases, those of norms among them, and the head."""
     return path.endswith("/bias") or is_head(path, leaf)
+
+
+def is_body(path: str, leaf: Any) -> bool:
+    """Selects all but the head."""
+    return not is_head(path, leaf)
 
 
 def is_scale(path: str, leaf: Any) -> bool:
@@ -87,7 +88,10 @@ class Work:
 
     @functools.cached_property
     def random(self) -> Trials:
-        """Random labels: what is learnt by heart is also what is scored."""
+        """Random labels: what is learnt by heart is also what is scored.
+
+        The head is frozen: alone it would learn them, with as many features as labels.
+        """
         c = self.config
         found = data.load("wordnet_topics", synthetic=c.synthetic)
         used = found.splits["train"].take(slice(c.random_texts))
@@ -96,8 +100,9 @@ class Work:
         own["labels"] = jax.random.randint(key, own["labels"].shape, 0, CLASSES)
         parts = {name: own for name in ("train", "valid", "test")}
         given = {"length": c.random_length, "random_texts": c.random_texts}
+        texts = Texts(self.work.cut, lambda _: parts, {"random": CLASSES}, std=1.0)
         plan = Plan(c.random_steps, c.batch)
-        return self._texts({"random": parts}, {"random": CLASSES}, plan, given)
+        return self._trials_of(texts, plan, given, is_body)
 
     def _suite(self, task: str) -> dict[str, Part]:
         """A task's arrays without the suite's padding."""
@@ -132,21 +137,29 @@ class Work:
         plan: Plan,
         given: Mapping[str, Any],
     ) -> Trials:
-        """A bench of texts with its ways."""
-        c, texts = self.config, Texts(self.work.cut, parts.__getitem__, numbers)
+        """A bench of texts whose heads train."""
+        texts = Texts(self.work.cut, parts.__getitem__, numbers)
+        return self._trials_of(texts, plan, given, everything)
+
+    def _trials_of(
+        self, texts: Texts, plan: Plan, given: Mapping[str, Any], moves: Select
+    ) -> Trials:
+        """A bench of texts with its ways, of which only some leaves move."""
+        c = self.config
         last = f"layer/{max(map(int, self.work.cut.params['layer']))}/"
 
         def is_last(path: str, leaf: Any) -> bool:
             return path.startswith(last) or is_head(path, leaf)
 
         ways = {
-            "full": part("all weights", everything),
-            "head": part("head alone", is_head),
-            "bias": part("biases", is_bias),
-            "last": part("last layer", is_last),
-            "did": did(lrk.subspace.fastfood_stacked(c.block)),
-            "lora": lora(KERNELS, is_head),
+            "full": part("all weights", moves),
+            "bias": part("biases", lrk.both(is_bias, moves)),
+            "last": part("last layer", lrk.both(is_last, moves)),
+            "did": did(lrk.subspace.fastfood_stacked(c.block), moves),
+            "lora": lora(KERNELS, is_head if moves is everything else None),
         }
+        if moves is everything:
+            ways["head"] = part("head alone", is_head)
         names = ("layers", "train", "valid", "test", "head", "synthetic")
         own = {name: getattr(c, name) for name in names} | dict(given)
         runner = self._runner(ways, max((*c.ranks, *c.compared)), c.block)
@@ -222,11 +235,11 @@ class Work:
         for task in c.problems:
             for cell, seeds in self._problem(task):
                 self._add(found, self._trials(task), cell, seeds)
-            if task == "dialogue":
+            if "head" not in self._trials(task).runner.ways:
                 begin = Cell("start", START, task, 0)
-                given = self.dialogue.given(begin, ())
-                parts = (self.session, self._language, begin, given)
-                found[begin, 0] = functools.partial(lm.begin_row, *parts)
+                for seed in c.seeds:
+                    run = functools.partial(self._trials(task).begin, begin, seed)
+                    found[begin, seed] = run
         for task in c.tasks:
             cells = [Cell(way, START, task, 1) for way in OTHERS]
             cells += [Cell("lora", START, task, rank) for rank in c.compared]

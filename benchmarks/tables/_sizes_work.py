@@ -11,7 +11,15 @@ import lowrank as lrk
 from benchmarks.runner import Session
 from benchmarks.study import language as lm
 from benchmarks.study.language import INIT, KERNELS, Language, Size, Snapshots
-from benchmarks.study.subspaces import Plan, Runner, did, lora, part, subspace_rates
+from benchmarks.study.subspaces import (
+    Plan,
+    Runner,
+    did,
+    everything,
+    lora,
+    part,
+    subspace_rates,
+)
 from benchmarks.study.trials import Cell, Trials
 
 FROM, TO = "novels", "dialogue"
@@ -23,12 +31,6 @@ KEPT = (
     "checkpoints",
 )
 HELD = ("valid", "test", "synthetic")
-
-
-def everything(path: str, leaf: Any) -> bool:
-    """Selects every leaf."""
-    del path, leaf
-    return True
 
 
 class Work:

@@ -283,5 +283,7 @@ class Work:
             return subspace_rates(moves, total, cell.size)
         if cell.task == "dialogue":
             return c.decoder_rates if cell.way == "lora" else c.decoder_full_rates
+        if (cell.task, cell.way) == ("random", "lora"):
+            return c.random_rates
         rates = {"head": c.head_rates, "bias": c.bias_rates, "lora": c.rates}
         return rates.get(cell.way, c.full_rates)

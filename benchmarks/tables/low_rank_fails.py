@@ -76,6 +76,8 @@ class Config(Options):
     """Tokens of such a text."""
     random_steps: int = 160
     """Steps with random labels."""
+    random_rates: tuple[float, ...] = (7e-4, 2e-3, 6e-3)
+    """LoRA's rates with random labels, whose gradients are larger."""
     context: int = 64
     """Characters of the decoder's examples."""
     width: int = 48
@@ -114,6 +116,7 @@ class Config(Options):
             "files_train": 64,
             "random_texts": 32,
             "random_steps": 4,
+            "random_rates": (2e-3, 6e-3),
             "context": 16,
             "width": 8,
             "depth": 1,

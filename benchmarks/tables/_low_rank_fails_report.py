@@ -1,5 +1,6 @@
 """What the table of failing ranks shows."""
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -343,7 +344,9 @@ def _reduced(records: Records) -> str:
     net = "tiny random nets and made-up texts" if made_up else (
         "the last two of MiniLM's six layers, and a decoder of 0.1 million weights"
     )  # fmt: skip
+    cells = Counter(r.row.rpartition("-s")[0] for r in records)
+    few, many = min(cells.values()), max(cells.values())
     return (
-        f"*Reduced*: {net}. {'; '.join(c)}. Ranks and dimensions have three seeds, the "
-        f"other rows five. The rows took {hours:.2g} h."
+        f"*Reduced*: {net}. {'; '.join(c)}. A row has {few} to {many} seeds. The rows "
+        f"took {hours:.2g} h."
     )

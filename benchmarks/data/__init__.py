@@ -19,7 +19,13 @@ from benchmarks.data.batches import (
 from benchmarks.data.catalog import CATALOG, load
 from benchmarks.data.images import as_float, fashion_mnist, mnist
 from benchmarks.data.prose import austen, film_dialogue
-from benchmarks.data.text import sentiment, sms_spam, trec, wordnet_topics
+from benchmarks.data.text import (
+    sentiment,
+    sms_spam,
+    trec,
+    wordnet_files,
+    wordnet_topics,
+)
 from benchmarks.data.tokens import Tokens, encode, load_tokenizer
 from benchmarks.data.weights import (
     efficientnet_lite0,
@@ -58,5 +64,6 @@ __all__ = [
     "smollm2_file",
     "sms_spam",
     "trec",
+    "wordnet_files",
     "wordnet_topics",
 ]

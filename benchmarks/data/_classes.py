@@ -55,3 +55,21 @@ TOPICS = (
     "substance",
     "food",
 )
+# WordNet's lexicographer files in the order of their numbers (lexnames(5WN)).
+NOUNS = (
+    "Tops act animal artifact attribute body cognition communication event feeling "
+    "food group location motive object person phenomenon plant possession process "
+    "quantity relation shape state substance time"
+).split()
+VERBS = (
+    "body change cognition communication competition consumption contact creation "
+    "emotion motion perception possession social stative weather"
+).split()
+FILES = (
+    "adj.all",
+    "adj.pert",
+    "adv.all",
+    *(f"noun.{name}" for name in NOUNS),
+    *(f"verb.{name}" for name in VERBS),
+    "adj.ppl",
+)

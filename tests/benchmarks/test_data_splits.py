@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from benchmarks.data import CATALOG, load
-from benchmarks.data.catalog import WITH_SPLITS
 from benchmarks.data import synthetic as twins
 from benchmarks.data._similar import alike, normalise
 from benchmarks.data._splits import (

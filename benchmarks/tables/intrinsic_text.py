@@ -19,9 +19,8 @@ fine-tuning from pretrained layers, on both tasks. I5: two classes need fewer di
 than six (DID, pretrained, local).
 
 Command: python -m benchmarks run intrinsic_text
-Paper: Aghajanyan et al. 2020, arXiv:2012.13255: d90 of whole encoders on MRPC, QQP:
-    RoBERTa-base SAID 896, 896, DID 1000, 1389; BERT-base SAID 1608, 8030, DID 1861,
-    9295 (as other papers quote them: unverified).
+Paper: Aghajanyan et al. 2020, arXiv:2012.13255: d90 of whole encoders on MRPC and QQP.
+    Its table is not repeated: what is at hand are quotations in other papers.
 Cost: 45 min on 1 core (an estimate)
 Rows: 400
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.extend import core
 
 _LIBRARIES = (str(Path(jax.__file__).parent), str(Path(__file__).parent))
@@ -140,3 +141,12 @@ def join_varying(aval: Any, others: Sequence[Any]) -> Any:
         return w + sum(ones[1:], ones[0])
 
     return jax.make_jaxpr(joined)(aval, *avals).out_avals[0]
+
+
+def is_plain_threefry(key: Any) -> bool:
+    """Whether `jax.random` makes its bits of a key from counters, as Threefry does."""
+    if not getattr(jax.config, "jax_threefry_partitionable", True):
+        return False
+    if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        return str(jax.random.key_impl(key)) == "threefry2x32"
+    return jax.config.jax_default_prng_impl == "threefry2x32"

@@ -115,10 +115,10 @@ def _adam(contender: Contender) -> Callable[[], Any]:
 def _distance(got: Tree, want: Tree) -> float:
     """The largest relative distance of two trees' arrays."""
     pairs = zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True)
-    return max(
-        float(np.linalg.norm(np.ravel(x - y)) / np.linalg.norm(np.ravel(y)))
-        for x, y in pairs
-    )
+    each = [
+        np.linalg.norm(np.ravel(x - y)) / np.linalg.norm(np.ravel(y)) for x, y in pairs
+    ]
+    return float(np.max(each))  # of which one may be no number: Python's would lose it
 
 
 def _outcome(contender: Contender, program: Program) -> tuple[Any, Any, Any]:
@@ -177,7 +177,7 @@ def checked(network: Network, names: Sequence[str]) -> Checked:
                 raise
             absent[name] = f"fails: {type(error).__name__}: {first_line(error)}"
             continue
-        worst = max(found[name].values())
+        worst = float(np.max(list(found[name].values())))
         if worst > TOLERANCE or not np.isfinite(worst):
             text = f"its result differs by {worst:.1e}, relative"
             if name not in PEERS:

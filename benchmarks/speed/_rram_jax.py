@@ -27,7 +27,7 @@ STEPS = {
     "lowrank, noise": "ideal cells, fresh noise",
     "lowrank, noise and converters": "ideal cells, fresh noise, DAC and ADC",
     "lowrank, redrawn": "a fresh chip in every step",
-    "lowrank, cells": "ideal but for noise of each cell, drawn in every step",
+    "lowrank, cells": "ideal but for noise of each weight's cell, drawn in every step",
 }
 """Every contender of a training step in JAX, and what is between it and its weights."""
 
@@ -38,7 +38,8 @@ def devices(noise: Noise = NOISE) -> dict[str, rram.Device]:
     `chip`, `read` and `converters` are a chip with levels, write noise and faults, each
     with one effect more than the one before. `noise` and `noise and converters` are
     what the peers offer: ideal cells, additive noise that is drawn anew. `cells` draws
-    the same noise for each cell when a chip is sampled.
+    it when a chip is sampled, once for each weight as the peers do: for one cell, beside
+    a calibrated reference.
     """
     # Of one cell as a share of g_max, so that a pair gives `noise.weight` of a weight.
     cell = noise.weight * (hand.G_MAX - hand.G_MIN) / (math.sqrt(2.0) * hand.G_MAX)
@@ -54,16 +55,18 @@ def devices(noise: Noise = NOISE) -> dict[str, rram.Device]:
         write=rram.Lognormal(noise.write),
     )
     ideal = rram.Device(g_min=hand.G_MIN, g_max=hand.G_MAX)
+    # One cell moves over half of a weight's range, so it needs half of its noise.
+    single = ideal.replace(
+        scheme=rram.Offset(), write=rram.Additive(cell / math.sqrt(2.0))
+    )
     return {
         "chip": chip,
         "read": chip.replace(read=cell),
         "converters": chip.replace(read=cell, dac=dac, adc=adc),
         "noise": ideal.replace(read=cell),
         "noise and converters": ideal.replace(read=cell, dac=dac, adc=noisy),
-        "cells": ideal.replace(write=rram.Additive(cell)),
-        "cells and converters": ideal.replace(
-            write=rram.Additive(cell), dac=dac, adc=noisy
-        ),
+        "cells": single,
+        "cells and converters": single.replace(dac=dac, adc=noisy),
     }
 
 

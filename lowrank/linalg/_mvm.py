@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from lowrank.linalg._draw import flat_normal
+
 Array = jax.Array
 Numbers = Mapping[str, Any]
 _FEW = 16  # tiles that are multiplied one after another
@@ -202,15 +204,11 @@ def _analog(
 ) -> Array:
     """Without an ADC the tiles add up to one product, and their noise to one draw."""
     gain, tiles = scale / unit, scale.shape[-2]
-    if tiles > _FEW:
+    if tiles == 1:
+        y = jnp.matmul(u, cells, precision=precision) * gain
+    else:
         rows = _for_rows(gain, cells.shape[-2], tile)
         y = jnp.matmul(u, cells * rows, precision=precision)
-    else:
-        parts = [
-            jnp.matmul(v, own, precision=precision) * gain[..., t : t + 1, :]
-            for t, (v, own) in enumerate(_each(u, cells, tiles, tile))
-        ]
-        y = sum(parts[1:], parts[0])
     if "read" not in numbers:
         return y
     u = lax.stop_gradient(u)
@@ -219,8 +217,7 @@ def _analog(
         power = power @ jnp.square(gain)
     else:
         each = [
-            jnp.sum(jnp.square(v), -1, keepdims=True)
-            * jnp.square(gain[..., t : t + 1, :])
+            power_of(v) * jnp.square(gain[..., t : t + 1, :])
             for t, (v, _) in enumerate(_each(u, cells, tiles, tile))
         ]
         power = sum(each[1:], each[0])
@@ -238,9 +235,14 @@ def _each(
         yield u[..., own], cells[..., own, :]
 
 
-def flat_normal(key: Any, shape: tuple[int, ...], dtype: Any) -> Array:
-    """Standard normal numbers; drawn flat, which is faster on a CPU, and no others."""
-    return jax.random.normal(key, (math.prod(shape),), dtype).reshape(shape)
+def power_of(u: Array) -> Array:
+    """The sum of the squares of each vector, its axis kept.
+
+    As a product with ones: XLA takes a plain sum on a CPU into one fusion with the
+    product beside it and all that makes its operands, and stores each step of that.
+    """
+    ones = jnp.ones((u.shape[-1], 1), u.dtype)
+    return jnp.matmul(jnp.square(u), ones, precision=lax.Precision.HIGHEST)
 
 
 def _digital(
@@ -261,7 +263,7 @@ def _digital(
 
     def one(u: Array, cells: Array, scale: Array, draw: Array | None) -> Array:
         z = jnp.matmul(u, cells, precision=precision) / unit
-        power = jnp.sum(jnp.square(u), axis=-1, keepdims=True)
+        power = power_of(u) if "read" in numbers else None
         return read_out(z, power, scale, unit, numbers, draw)
 
     if tiles > _FEW:

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from lowrank._base import Array
-from lowrank.linalg._mvm import converted, flat_normal, read_out
+from lowrank.linalg._draw import flat_normal
+from lowrank.linalg._mvm import converted, read_out
 
 
 def crossbar_conv(x: Array, op: Any, spec: Any) -> Any:

@@ -1,6 +1,5 @@
 """A sampled chip: what is wrong with each cell, whatever is programmed into it."""
 
-import math
 import zlib
 from typing import Any
 
@@ -9,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int8
 
+from lowrank.linalg._draw import flat_normal, flat_uniform
 from lowrank.rram._device import Device, check_parts
 from lowrank.rram._effects import Clusters, Polynomial
 from lowrank.rram._program import check_tile
@@ -126,17 +126,12 @@ def _never(rate: Any) -> bool:
     return isinstance(rate, (int, float)) and rate == 0
 
 
-def _flat(draw: Any, key: Array, shape: tuple[int, ...]) -> Float[Array, "*cells"]:
-    """The numbers of `draw(key, shape)`, drawn flat: faster on a CPU."""
-    return draw(key, (math.prod(shape),)).reshape(shape)
-
-
 def _uniform(
     key: Array, cells: tuple[int, ...], clusters: Clusters | None
 ) -> Float[Array, "*cells"]:
     """A uniform number for each cell; neighbours depend on each other in clusters."""
     if clusters is None:
-        return _flat(jax.random.uniform, key, cells)
+        return flat_uniform(key, cells)
     *stack, pair, rows, cols = cells
     plane = (*stack, rows, pair * cols)  # the two columns of a weight lie side by side
     white, rough = jax.random.normal(key, (2, *plane))
@@ -173,17 +168,17 @@ def _deviations(
     """`(gain, shift, theta)` of healthy cells, after programming and ageing."""
     gain, shift, theta = jnp.ones(cells), None, None
     if device.write is not None:
-        drawn = _flat(jax.random.normal, _own(key, "write"), cells)
+        drawn = flat_normal(_own(key, "write"), cells)
         if isinstance(device.write, Polynomial):
             theta = drawn
         else:
             gain, shift = device.write.linear(drawn, device.g_max)
     if device.drift is not None:
-        phi = _flat(jax.random.normal, _own(key, "drift"), cells)
+        phi = flat_normal(_own(key, "drift"), cells)
         left = device.drift.gain(phi, device.time)
         gain, shift = gain * left, None if shift is None else shift * left
     if device.relaxation is not None:
-        phi = _flat(jax.random.normal, _own(key, "relaxation"), cells)
+        phi = flat_normal(_own(key, "relaxation"), cells)
         moved = device.relaxation.offset(phi, device.time)
         shift = moved if shift is None else shift + moved
     return gain, shift, theta

@@ -191,7 +191,7 @@ def test_varying_axes_are_joined_inside_shard_map():
 
 def test_which_keys_are_plain_threefry():
     assert _compat.is_plain_threefry(jax.random.key(0))
-    assert _compat.is_plain_threefry(jax.random.PRNGKey(0))
+    assert _compat.is_plain_threefry(jax.random.key_data(jax.random.key(0)))
     assert not _compat.is_plain_threefry(jax.random.key(0, impl="rbg"))
     with jax.threefry_partitionable(False):
         assert not _compat.is_plain_threefry(jax.random.key(0))

@@ -38,8 +38,8 @@ def devices(noise: Noise = NOISE) -> dict[str, rram.Device]:
     `chip`, `read` and `converters` are a chip with levels, write noise and faults, each
     with one effect more than the one before. `noise` and `noise and converters` are
     what the peers offer: ideal cells, additive noise that is drawn anew. `cells` draws
-    it when a chip is sampled, once for each weight as the peers do: for one cell, beside
-    a calibrated reference.
+    it when a chip is sampled, once for each weight as the peers do: for one cell, next
+    to a calibrated reference.
     """
     # Of one cell as a share of g_max, so that a pair gives `noise.weight` of a weight.
     cell = noise.weight * (hand.G_MAX - hand.G_MIN) / (math.sqrt(2.0) * hand.G_MAX)

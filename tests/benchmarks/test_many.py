@@ -1,6 +1,7 @@
 """The timing of many adapters: agreement, peers missing or wrong, its report."""
 
 import pathlib
+import re
 
 import jax
 import numpy as np
@@ -210,3 +211,13 @@ def test_the_smoke_config_is_tiny_and_the_page_has_its_markers():
     assert (smoke.rounds, smoke.processes, smoke.wide) == (2, 1, 16)
     page = (DOCS / "many.md").read_text(encoding="utf-8")
     assert "<!-- records:speed/many -->\n" in page
+
+
+def test_the_examples_of_the_page_run():
+    page = (DOCS / "many.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    assert len(blocks) == 2
+    names: dict[str, object] = {}
+    for block in blocks:  # the second goes on from the first
+        exec(compile(block, "docs/many.md", "exec"), names)
+    assert "trained" in names

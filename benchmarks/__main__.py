@@ -12,6 +12,7 @@ are kept: give the same command again to go on).
 """
 
 import dataclasses
+import itertools
 import pathlib
 import shlex
 import sys
@@ -138,12 +139,10 @@ def _list(arguments: Sequence[str], console: Console) -> int:
 
 def _with_node(arguments: Sequence[str]) -> list[str]:
     """Names the local node where `--ray` stands without an address."""
-    following = [*arguments[1:], "--"]
-    pairs = zip(arguments, following, strict=True)
-    alone = [text == "--ray" and after.startswith("-") for text, after in pairs]
+    pairs = itertools.zip_longest(arguments, arguments[1:], fillvalue="--")
     return [
-        "--ray=local" if bare else text
-        for text, bare in zip(arguments, alone, strict=True)
+        "--ray=local" if text == "--ray" and after.startswith("-") else text
+        for text, after in pairs
     ]
 
 

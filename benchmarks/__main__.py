@@ -4,7 +4,7 @@
     python -m benchmarks run quickstart --smoke
     python -m benchmarks run quickstart --help       (options of this table)
     python -m benchmarks run all --smoke
-    python -m benchmarks run quickstart --workers 4       (or: --ray auto)
+    python -m benchmarks run quickstart --workers 4       (or: --ray)
     python -m benchmarks report quickstart --markdown docs/page.md
 
 Exit codes: 0 done; 1 a table failed; 2 wrong usage; 130 interrupted (finished rows
@@ -12,6 +12,7 @@ are kept: give the same command again to go on).
 """
 
 import dataclasses
+import itertools
 import pathlib
 import shlex
 import sys
@@ -43,7 +44,8 @@ class RunOptions:
     workers: int | None = None
     """Share the rows out to so many processes, or tasks of a cluster."""
     ray: str | None = None
-    """Run the workers on a Ray cluster: its address, `auto`, or `local`."""
+    """Run the workers on a Ray cluster: its address, or `auto`. Without either, or with
+    `local`, on one node of its own: this machine."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,6 +135,15 @@ def _list(arguments: Sequence[str], console: Console) -> int:
         )
     console.print(grid)
     return OK
+
+
+def _with_node(arguments: Sequence[str]) -> list[str]:
+    """Names the local node where `--ray` stands without an address."""
+    pairs = itertools.zip_longest(arguments, arguments[1:], fillvalue="--")
+    return [
+        "--ray=local" if text == "--ray" and after.startswith("-") else text
+        for text, after in pairs
+    ]
 
 
 _WHERE = ("--results", "--workers", "--ray")
@@ -266,6 +277,7 @@ def _run_all(arguments: Sequence[str], console: Console) -> int:
 
 def _run(name: str, arguments: Sequence[str], console: Console) -> int:
     """Runs one table, or all."""
+    arguments = _with_node(arguments)
     if name == "all":
         return _run_all(arguments, console)
     _run_one(runner.find(name), arguments, console)

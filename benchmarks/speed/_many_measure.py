@@ -23,18 +23,40 @@ NAME = "speed/many"
 Calls = dict[str, Callable[[], Any]]
 
 
+def backend() -> str:
+    """Where JAX runs here: `cpu`, `gpu`, ..."""
+    return jax.default_backend()
+
+
+def _start() -> str:
+    """Compiles anew, and lets float32 be float32 on a GPU; gives the backend."""
+    jax.config.update("jax_enable_compilation_cache", False)
+    where = backend()
+    if where != "cpu":
+        jax.config.update("jax_default_matmul_precision", "highest")
+    return where
+
+
 def _distance(got: Any, want: Any) -> float:
+    """The largest relative distance of one array; a tree's are told apart."""
+    if isinstance(want, tuple | dict):
+        pairs = zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True)
+        # NumPy's maximum keeps a NaN, which Python's may lose.
+        return float(np.max([_distance(*pair) for pair in pairs]))
+    got = got.cpu() if hasattr(got, "cpu") else got  # PyTorch's, on a GPU
     got, want = (np.asarray(x, np.float64).ravel() for x in (got, want))
     return float(np.linalg.norm(got - want) / np.linalg.norm(want))
 
 
-def _peft(given: net.Problem, absent: dict[str, str]) -> peers.Peft | None:
+def _peft(given: net.Problem, where: str, absent: dict[str, str]) -> peers.Peft | None:
     """The model under PEFT; where there is none, why."""
     try:
-        return peers.Peft(given)
+        return peers.Peft(given, where)
     except ImportError as error:
         absent["peft"] = f"not installed ({error.name or error})"
-        return None
+    except RuntimeError as error:
+        absent["peft"] = f"fails: {first_line(error)}"
+    return None
 
 
 def _agreeing(
@@ -68,11 +90,11 @@ def _agreeing(
 
 def training(sizes: Mapping[str, int], rounds: int, seed: int) -> dict[str, Any]:
     """Times a step of all adapters: at once, one after another, and by PEFT."""
-    jax.config.update("jax_enable_compilation_cache", False)
-    given, absent = net.problem(net.Sizes(**sizes), seed), {}
+    where, absent = _start(), {}
+    given = net.problem(net.Sizes(**sizes), seed)
     calls: Calls = {m: net.trainer(given, m) for m in ("vmap", "map")}
     calls["in turn"] = net.one_by_one(given)
-    if (peft := _peft(given, absent)) is not None:
+    if (peft := _peft(given, where, absent)) is not None:
         calls["peft"] = peft.trainer()
     # The second losses tell whether the updates agree too.
     first = np.asarray(calls["in turn"]())
@@ -86,11 +108,11 @@ def training(sizes: Mapping[str, int], rounds: int, seed: int) -> dict[str, Any]
 
 def mixed(sizes: Mapping[str, int], rounds: int, seed: int) -> dict[str, Any]:
     """Times a batch of many adapters, forward."""
-    jax.config.update("jax_enable_compilation_cache", False)
-    given, absent = net.problem(net.Sizes(**sizes), seed), {}
+    where, absent = _start(), {}
+    given = net.problem(net.Sizes(**sizes), seed)
     ids = net.ids_of(given, seed)
     calls: Calls = dict(net.mixed(given, ids))
-    if (peft := _peft(given, absent)) is not None:
+    if (peft := _peft(given, where, absent)) is not None:
         calls |= peft.mixed(ids)
     own = net.trees(given)
     run = jax.jit(lrk.lift(net.model))
@@ -104,11 +126,14 @@ def mixed(sizes: Mapping[str, int], rounds: int, seed: int) -> dict[str, Any]:
 
 def mixed_training(sizes: Mapping[str, int], rounds: int, seed: int) -> dict[str, Any]:
     """Times loss and gradient of a batch of many adapters, over those of one."""
-    jax.config.update("jax_enable_compilation_cache", False)
+    _start()
     given = net.problem(net.Sizes(**sizes), seed)
-    calls: Calls = dict(net.mixed_gradients(given, net.ids_of(given, seed)))
+    ids = net.ids_of(given, seed)
+    calls: Calls = dict(net.mixed_gradients(given, ids))
+    want = net.gradients_in_turn(given, ids)
+    agreement = _agreeing(calls, {n: want for n in calls if n != "single"}, {})
     times = compare(calls, rounds, warmup=1, baseline="single", seed=seed)
-    return _told(times, {}, {})
+    return _told(times, agreement, {})
 
 
 def _told(times: Any, agreement: Any, absent: Any) -> dict[str, Any]:
@@ -123,7 +148,7 @@ def _told(times: Any, agreement: Any, absent: Any) -> dict[str, Any]:
 
 def deployment(sizes: Mapping[str, int], rounds: int, seed: int) -> dict[str, Any]:
     """Bytes of many tasks, memory of training, and times of swapping and merging."""
-    jax.config.update("jax_enable_compilation_cache", False)
+    _start()
     given = net.problem(net.Sizes(**sizes), seed)
     x, own = jnp.asarray(given.x[0]), net.trees(given)
     merged = jax.jit(lrk.materialize)(own[0])
@@ -141,7 +166,7 @@ def deployment(sizes: Mapping[str, int], rounds: int, seed: int) -> dict[str, An
         warmup=1,
         seed=seed,
     )
-    swap = compare(_swaps(given, own), rounds, warmup=1, seed=seed)
+    swap = compare(net.swaps(given), rounds, warmup=1, inner=3, seed=seed)
     start = time.perf_counter()
     memory = memory_of_training(given)
     return {
@@ -168,18 +193,6 @@ def bytes_of_tasks(given: net.Problem) -> dict[str, Any]:
             str(n): {"adapters": base + n * state, "copies": n * base}
             for n in (1, 10, 100)
         },
-    }
-
-
-def _swaps(given: net.Problem, own: list[Any]) -> Calls:
-    """An adapter put in the place of another, and all weights in place of others."""
-    bank = lrk.bank(own)
-    write = jax.jit(lambda bank, slot, tree: bank.set(slot, tree))
-    copy = jax.jit(lambda params: jax.tree.map(jnp.copy, params))
-    slot = jnp.asarray(len(own) - 1)
-    return {
-        "adapter": lambda: write(bank, slot, own[0]),
-        "full copy": lambda: copy(given.params),
     }
 
 

@@ -1,6 +1,7 @@
 """The network of `speed/many`, its adapters, and the ways lowrank runs them."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -121,9 +122,9 @@ def trainer(given: Problem, method: str) -> Call:
 
 
 def one_by_one(given: Problem) -> Call:
-    """The same, one adapter after another in a program for one."""
+    """The same, one adapter after another in a program for one, as `fit` makes it."""
     parts = [slice(i, i + 1) for i in range(given.sizes.adapters)]
-    calls = _trainers(given, "vmap", parts)
+    calls = _trainers(given, "auto", parts)
     return lambda: jnp.concatenate([call() for call in calls])
 
 
@@ -178,27 +179,93 @@ def mixed(given: Problem, ids: np.ndarray) -> dict[str, Call]:
 
 
 def mixed_gradients(given: Problem, ids: np.ndarray) -> dict[str, Call]:
-    """Losses of one batch and gradients in the factors: of one adapter, and of all."""
+    """Losses of one batch and gradients in the factors: of one adapter, and of all.
+
+    All are routed in three ways: by `route` from a bank that `tx.apply` makes of the
+    stacked states, by gathering the states themselves, and by `route` from a list of
+    trees, each a slice of the stacked states.
+    """
     x, y, tx = jnp.asarray(given.x[0]), jnp.asarray(given.y[0]), transform(given)
     own, where = states(given), jnp.asarray(ids)
     stacked, params = lrk.stack(own), given.params
+    slots = lrk.in_axes(lrk.bank(trees(given)).tree)
 
-    @jax.jit
-    @jax.value_and_grad
-    def single(trainable: Tree, params: Tree, fixed: Tree, x: Tree, y: Tree) -> Any:
-        adapted = tx.apply(params, lrk.State(trainable, fixed))
-        return jnp.mean((lrk.lift(model)(adapted, x) - y) ** 2)
+    def apart(tree: Tree, x: jax.Array) -> jax.Array:
+        return jax.vmap(lrk.lift(model), in_axes=(lrk.in_axes(tree), 0))(tree, x)
 
-    @jax.jit
-    @jax.value_and_grad
-    def routed(trainable: Tree, params: Tree, fixed: Tree, x: Tree, y: Tree) -> Any:
-        parts = lrk.unstack(lrk.State(trainable, fixed))
-        tree = lrk.route([tx.apply(params, state) for state in parts], where)
-        run = jax.vmap(lrk.lift(model), in_axes=(lrk.in_axes(tree), 0))
-        return jnp.mean((run(tree, x) - y) ** 2)
+    def single(params: Tree, state: lrk.State, x: jax.Array) -> jax.Array:
+        return lrk.lift(model)(tx.apply(params, state), x)
 
+    def routed(params: Tree, state: lrk.State, x: jax.Array) -> jax.Array:
+        side_by_side = jax.vmap(tx.apply, in_axes=(None, 0), out_axes=slots)
+        bank = lrk.Bank(side_by_side(params, state))
+        return apart(lrk.route(bank, where), x)
+
+    def gathered(params: Tree, state: lrk.State, x: jax.Array) -> jax.Array:
+        each = jax.tree.map(lambda leaf: leaf[where], state)
+        return jax.vmap(single, in_axes=(None, 0, 0))(params, each, x)
+
+    def listed(params: Tree, state: lrk.State, x: jax.Array) -> jax.Array:
+        parts = [tx.apply(params, part) for part in lrk.unstack(state)]
+        return apart(lrk.route(parts, where), x)
+
+    ways = {"routed": routed, "gathered": gathered, "listed": listed}
     first = jax.tree.map(jnp.asarray, own[0])
+    calls = {"single": (_slope(single), first)}
+    calls |= {name: (_slope(run), stacked) for name, run in ways.items()}
     return {
-        "single": lambda: single(first.trainable, params, first.fixed, x, y),
-        "routed": lambda: routed(stacked.trainable, params, stacked.fixed, x, y),
+        name: lambda run=run, state=state: run(*state, params, x, y)
+        for name, (run, state) in calls.items()
+    }
+
+
+def _slope(run: Callable[..., jax.Array]) -> Callable[..., Any]:
+    """Loss and gradient in the trainable part of a state, compiled."""
+
+    def error(trainable: Tree, fixed: Tree, params: Tree, x: Tree, y: Tree) -> Any:
+        return jnp.mean((run(params, lrk.State(trainable, fixed), x) - y) ** 2)
+
+    return jax.jit(jax.value_and_grad(error))
+
+
+def gradients_in_turn(given: Problem, ids: np.ndarray) -> tuple[np.ndarray, Tree]:
+    """What `mixed_gradients` gives of all adapters, from each with its examples."""
+    tx = transform(given)
+    slope = _slope(lambda params, state, x: lrk.lift(model)(tx.apply(params, state), x))
+    loss, found = 0.0, []
+    for i, state in enumerate(states(given)):
+        rows = np.flatnonzero(ids == i)
+        share = len(rows) / len(ids)
+        x, y = given.x[0][rows], given.y[0][rows]
+        if not len(rows):
+            found.append(jax.tree.map(np.zeros_like, state.trainable))
+            continue
+        own, gradient = slope(*state, given.params, x, y)
+        loss += share * float(own)
+        found.append(jax.tree.map(lambda g, s=share: s * np.asarray(g), gradient))
+    return np.asarray(loss), jax.tree.map(lambda *gs: np.stack(gs), *found)
+
+
+def swaps(given: Problem) -> dict[str, Call]:
+    """All weights in place of others, and an adapter in the place of another."""
+    own = trees(given)
+    bank, last = lrk.bank(own), given.sizes.adapters - 1
+    new = jax.tree.map(jnp.asarray, states(given)[0])
+    held, slot = [lrk.stack(states(given))], jnp.asarray(last)
+
+    @functools.partial(jax.jit, donate_argnums=0)
+    def write(stacked: lrk.State, slot: jax.Array, new: lrk.State) -> lrk.State:
+        return jax.tree.map(lambda x, own: x.at[slot].set(own), stacked, new)
+
+    def in_place() -> lrk.State:
+        held[0] = write(held[0], slot, new)
+        return held[0]
+
+    jitted = jax.jit(lambda bank, slot, tree: bank.set(slot, tree))
+    copy = jax.jit(lambda params: jax.tree.map(jnp.copy, params))
+    return {
+        "full copy": lambda: copy(given.params),
+        "in place": in_place,
+        "set": lambda: bank.set(last, own[0]),
+        "set, jitted": lambda: jitted(bank, slot, own[0]),
     }

@@ -15,16 +15,21 @@ class Peft:
 
     Raises:
         ImportError: When made, if PEFT or PyTorch is not installed.
+        RuntimeError: When made, if it is to run on a GPU that PyTorch does not see.
     """
 
-    def __init__(self, given: Problem) -> None:
-        """Puts kernels and factors in place; PEFT's are transposed."""
+    def __init__(self, given: Problem, backend: str) -> None:
+        """Puts kernels and factors where JAX's are; PEFT's are transposed."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             import peft
             import torch
 
+        if backend != "cpu" and not torch.cuda.is_available():
+            raise RuntimeError(f"JAX runs on {backend}, and PyTorch has no GPU")
         torch.set_num_threads(threads())
+        torch.set_float32_matmul_precision("highest")
+        self._device = "cpu" if backend == "cpu" else "cuda"
         self._torch, self._given = torch, given
         self._names = [f"task{i}" for i in range(len(given.factors))]
         n, rank = given.sizes.width, given.sizes.rank
@@ -60,8 +65,15 @@ class Peft:
                 held.lora_B[name].weight.data = self._tensor(own[layer]["b"].T)
 
     def _tensor(self, x: np.ndarray) -> Any:
-        """A copy for PyTorch."""
-        return self._torch.from_numpy(np.array(x))
+        """A copy for PyTorch, on its device."""
+        return self._torch.from_numpy(np.array(x)).to(self._device)
+
+    def _done(self, x: Any) -> Any:
+        """A result that is there; on a GPU it stays there."""
+        if self._device == "cpu":
+            return x.numpy()
+        self._torch.cuda.synchronize()
+        return x
 
     def trainer(self) -> Callable[[], list[float]]:
         """A step of every adapter, one after another, each with an Adam of its own."""
@@ -73,7 +85,7 @@ class Peft:
         for name in self._names:
             self.model.set_adapter(name)
             own = [p for p in self.model.parameters() if p.requires_grad]
-            optimizers[name] = self._torch.optim.Adam(own, lr=LEARNING_RATE)
+            optimizers[name] = self._torch.optim.Adam(own, lr=LEARNING_RATE, fused=True)
 
         def run() -> list[float]:
             losses = []
@@ -88,19 +100,19 @@ class Peft:
 
         return run
 
-    def mixed(self, ids: np.ndarray) -> dict[str, Callable[[], np.ndarray]]:
+    def mixed(self, ids: np.ndarray) -> dict[str, Callable[[], Any]]:
         """One batch forward: with one adapter, and with `adapter_names`."""
         x = self._tensor(self._given.x[0])
         names = [self._names[i] for i in ids]
         self.model.eval()
 
-        def single() -> np.ndarray:
+        def single() -> Any:
             self.model.set_adapter(self._names[0])
             with self._torch.no_grad():
-                return self.model(x).numpy()
+                return self._done(self.model(x))
 
-        def mixed() -> np.ndarray:
+        def mixed() -> Any:
             with self._torch.no_grad():
-                return self.model(x, adapter_names=names).numpy()
+                return self._done(self.model(x, adapter_names=names))
 
         return {"peft single": single, "peft mixed": mixed}

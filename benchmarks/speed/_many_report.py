@@ -7,7 +7,8 @@ from benchmarks.record import Record, Records
 from benchmarks.report import Block, Heading, Table, Text
 from benchmarks.speed._goals import Goal, goal_table
 
-TRAINED = (8, 32)
+TRAINED = ("training-8", "training-16-small", "training-32")
+PLACES = {"cpu": "CPU", "gpu": "GPU"}
 WAYS = {
     "in turn": "one after another, one program",
     "vmap": "at once, `vmap`",
@@ -22,9 +23,19 @@ MIXED = {
     "peft single": "PEFT, one adapter for all",
     "peft mixed": "PEFT, `adapter_names`",
 }
-GRADIENT = {"single": MIXED["single"], "routed": MIXED["routed"]}
+GRADIENT = {
+    "single": MIXED["single"],
+    "routed": "routed: `route` from stacked states",
+    "gathered": "the states gathered, without `route`",
+    "listed": "`route` from a list of trees",
+}
 LATENCY = {"base": "the base", "merged": "merged", "unmerged": "lifted, not merged"}
-SWAP = {"adapter": "an adapter of a bank", "full copy": "a full copy"}
+SWAP = {
+    "full copy": "all weights, copied",
+    "in place": "an adapter of stacked states, in place",
+    "set": "an adapter by `Bank.set`",
+    "set, jitted": "the same in a jitted function, which gives a base of its own",
+}
 MEMORY = ("A frozen", "A trained", "full fine-tuning")
 
 INTRODUCTION = (
@@ -42,31 +53,69 @@ def _ratio(record: Record | None, part: str, name: str) -> Any:
     return tuple(own[key] for key in keys) if own else None
 
 
-def _training(records: Records) -> dict[int, Record | None]:
-    """The rows of training by number of adapters."""
-    found = {
-        r.config["sizes"]["adapters"]: r
-        for r in records
-        if r.row.startswith("training-")
-    }
-    return dict(sorted(found.items())) if found else dict.fromkeys(TRAINED)
+class _Rows:
+    """The rows of one backend."""
+
+    def __init__(self, records: Records, where: str) -> None:
+        self._records, self._end = records, "" if where == "cpu" else f"-{where}"
+        self.where, self.place = where, PLACES.get(where, where)
+
+    def get(self, name: str) -> Record | None:
+        """A row by its name on a CPU."""
+        return self._records.get(name + self._end)
+
+    def training(self) -> dict[str, Record | None]:
+        """The rows of training by name; those of the table where there are none."""
+        found = {
+            r.row.removesuffix(self._end): r
+            for r in self._records
+            if r.row.startswith("training-")
+            and r.config.get("backend", "cpu") == self.where
+        }
+        by_number = sorted(found, key=lambda name: int(name.split("-")[1]))
+        if by_number:
+            return {name: found[name] for name in by_number}
+        return dict.fromkeys(TRAINED)
+
+
+def _places(records: Records) -> list[_Rows]:
+    """The rows of a CPU, and of whatever else ran."""
+    found = {r.config.get("backend", "cpu") for r in records} - {"cpu"}
+    return [_Rows(records, where) for where in ("cpu", *sorted(found))]
+
+
+def _better(record: Record | None) -> Any:
+    """The ratio of the better way to train at once, over one after another."""
+    both = [_ratio(record, "times", name) for name in ("vmap", "map")]
+    return min((ratio for ratio in both if ratio is not None), default=None)
+
+
+def _shared_goals(rows: _Rows) -> list[Goal]:
+    """What is to be reached everywhere."""
+    found = []
+    for name, what in {"mixed": "forward", "mixed-training": "gradient"}.items():
+        text = f"{rows.place}: routed batch over one adapter for all, {what}"
+        record = rows.get(name)
+        found.append(Goal(text, 1.35, _ratio(record, "times", "routed"), record))
+    record = rows.get("deployment")
+    ratio = _ratio(record, "latency", "merged")
+    text = f"{rows.place}: merged weights over the base, forward"
+    return [*found, Goal(text, 1.05, ratio, record)]
 
 
 def goals(records: Records) -> list[Goal]:
-    """Everything that lowrank is to reach here."""
+    """Everything that lowrank is to reach here, on a CPU and on a GPU."""
+    cpu, gpu = _Rows(records, "cpu"), _Rows(records, "gpu")
     found = []
-    for number, record in _training(records).items():
-        both = [_ratio(record, "times", name) for name in ("vmap", "map")]
-        known = [ratio for ratio in both if ratio is not None]
-        text = f"step of {number} adapters at once, the better way, over them in turn"
-        found.append(Goal(text, 1.0, min(known, default=None), record))
-    mixed = records.get("mixed")
-    text = "routed batch over one adapter for all, forward"
-    found.append(Goal(text, 1.35, _ratio(mixed, "times", "routed"), mixed))
-    record = records.get("deployment")
-    ratio = _ratio(record, "latency", "merged")
-    found.append(Goal("merged weights over the base, forward", 1.05, ratio, record))
-    return found
+    for name, record in cpu.training().items():
+        if not name.endswith("-small"):
+            number = name.split("-")[1]
+            text = f"CPU: step of {number} adapters at once, over them in turn"
+            found.append(Goal(text, 1.0, _better(record), record))
+    small = gpu.get("training-16-small")
+    text = "GPU: step of 16 adapters with small batches at once, over them in turn"
+    found_on_gpu = Goal(text, 0.25, _better(small), small)
+    return [*found, *_shared_goals(cpu), found_on_gpu, *_shared_goals(gpu)]
 
 
 def _times_table(
@@ -78,6 +127,8 @@ def _times_table(
         reason = None
         if record is not None and name.startswith("peft"):
             reason = record.get(f"absent/{name}") or record.get("absent/peft")
+        elif record is not None and record.get(f"{part}/{name}") is None:
+            continue  # an earlier record, without it
         time = None if record is None else record.get(f"{part}/{name}/median_ms")
         cells = [time, _ratio(record, part, name)]
         if record is not None:
@@ -162,30 +213,41 @@ def _memory_table(record: Record | None) -> Table:
 
 def blocks(records: Records) -> list[Block]:
     """The report; what has no record says so."""
+    note = (
+        "At once is `vmap` or the loop of `map`, whichever took less. In turn is one "
+        "program for one adapter, as it would be trained alone."
+    )
     found: list[Block] = [
         Heading("Many adapters"),
         Text(INTRODUCTION),
-        goal_table(
-            goals(records),
-            "The better way is `vmap` or the loop of `map`, whichever took less.",
-        ),
+        goal_table(goals(records), note),
     ]
-    for number, record in _training(records).items():
-        caption = f"One step of {number} adapters over one base."
-        caption += _sizes(record, "examples each")
+    for rows in _places(records):
+        found += _tables(rows)
+    return found
+
+
+def _tables(rows: _Rows) -> list[Block]:
+    """What was measured in one place."""
+    found: list[Block] = []
+    on = "" if rows.where == "cpu" else f" On a {rows.place}."
+    for name, record in rows.training().items():
+        caption = f"One step of {name.split('-')[1]} adapters over one base."
+        caption += _sizes(record, "examples each") + on
         found.append(_times_table(record, "times", WAYS, caption))
-    record = records.get("mixed")
-    caption = f"A batch of many adapters, forward.{_sizes(record, 'examples')}"
+    record = rows.get("mixed")
+    caption = f"A batch of many adapters, forward.{_sizes(record, 'examples')}{on}"
     found.append(_times_table(record, "times", MIXED, caption))
-    record = records.get("mixed-training")
-    caption = f"The same, loss and gradient.{_sizes(record, 'examples')}"
+    record = rows.get("mixed-training")
+    caption = f"The same, loss and gradient.{_sizes(record, 'examples')}{on}"
     found.append(_times_table(record, "times", GRADIENT, caption))
-    record = records.get("deployment")
-    found += [
-        Heading("What LoRA promises", 3),
+    record = rows.get("deployment")
+    swap, latency = "Putting another task in place.", "A batch of one task, forward."
+    return [
+        *found,
+        Heading(f"What LoRA promises{on.lower().rstrip('.')}", 3),
         _bytes_table(record),
-        _times_table(record, "swap", SWAP, "Putting another task in place."),
-        _times_table(record, "latency", LATENCY, "A batch of one task, forward."),
+        _times_table(record, "swap", SWAP, swap + on),
+        _times_table(record, "latency", LATENCY, latency + on),
         _memory_table(record),
     ]
-    return found

@@ -132,3 +132,17 @@ def test_the_command_line_shares_rows_out(tmp_path, capsys, monkeypatch):
     timings = dataclasses.replace(runner.find("made_up"), name="speed/x")
     with pytest.raises(ValueError, match="do not go with a table of timings"):
         cli._fan_out(timings, cli.RunOptions(workers=2), None, "")
+
+
+@pytest.mark.parametrize(
+    ("given", "want"),
+    [
+        (["--ray"], ["--ray=local"]),
+        (["--ray", "--workers", "2"], ["--ray=local", "--workers", "2"]),
+        (["--ray", "10.0.0.5:6379"], ["--ray", "10.0.0.5:6379"]),
+        (["--ray=auto"], ["--ray=auto"]),
+        ([], []),
+    ],
+)
+def test_ray_without_an_address_is_a_local_node(given, want):
+    assert cli._with_node(given) == want

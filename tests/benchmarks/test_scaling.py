@@ -6,7 +6,7 @@ import pytest
 import lowrank as lrk
 from benchmarks.record import Records
 from benchmarks.report import Table
-from benchmarks.tables import scaling
+from benchmarks.tables import _scaling_pieces, scaling
 from benchmarks.tables._scaling_cost import LLAMA, STATE, Sizes, cost
 from benchmarks.tables._scaling_measure import _shapes, collectives
 
@@ -58,8 +58,27 @@ def test_collectives_are_counted_with_all_their_outputs():
 
 
 def test_the_report_shows_formulas_without_records_and_measures_not_run():
-    *_, memory, _, traffic, _, _, programs = scaling.report(Records())
+    blocks = scaling.report(Records())
+    *_, memory, _, traffic, _, _, programs, _, pieces, extended = blocks
     assert all(isinstance(block, Table) for block in (memory, traffic, programs))
     assert [row[:3] for row in memory.rows][6] == ["70B", 8, 1]
     assert memory.rows[6][3] == pytest.approx(70.553706496 * 2 / 8)
     assert {tuple(row[1:]) for row in programs.rows} == {(None,) * 5}
+    assert {row[1] for row in pieces.rows} == {None}
+    assert [row[2] for row in extended.rows][1] == pytest.approx(251.658)
+    assert {tuple(row[3:]) for row in extended.rows} == {(None,) * 5}
+
+
+def test_pieces_are_measured_and_add_up():
+    sizes = Sizes(layers=1, width=32, kv=32, hidden=64, vocab=16)
+    found = _scaling_pieces.measure(list(sizes), 2, 1, 4, adapters=2, repeats=1)
+    assert found["adapter_bytes"] == 4 * sizes.adapter(2)
+    for name in ("step_s", "save_s", "restore_s", "swap_s", "fingerprint_s_byte"):
+        assert found[name] > 0
+    one, two = (found | {"save_s": 3.0, "save_s_byte": s} for s in (0.0, 1e-9))
+    _, save, *_, step = scaling._seconds(one, sizes, 1000)
+    assert save == 3
+    kept, longer, *_ = scaling._seconds(two, sizes, 1000)
+    assert longer == pytest.approx(3 + kept)
+    flops = 1000 * 16_384 * (6 * sizes.layer + 4 * sizes.table)
+    assert step * 3600 * found["flops_s"] == pytest.approx(flops)

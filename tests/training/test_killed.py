@@ -1,4 +1,4 @@
-"""A run that is killed at random moments ends as one that is not, bit for bit."""
+"""A run that is killed at some moments ends as one that is not, bit for bit."""
 
 import json
 
@@ -8,24 +8,36 @@ import pytest
 from tests.training.killed import INTERVAL, STEPS
 from tests.training.test_devices import start
 
+MOMENTS = ("before", "write", "later")
+
 
 @pytest.mark.slow
-def test_a_killed_run_resumes_bit_for_bit(tmp_path):
-    process = start("killed", tmp_path, 1, 2, devices=4)
+@pytest.mark.parametrize(("way", "devices"), [("hand", 4), ("fit", 1)])
+def test_a_killed_run_resumes_bit_for_bit(tmp_path, way, devices):
+    process = start("killed", tmp_path, way, 1, *MOMENTS, devices=devices)
     out, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors
     told = json.loads(out)
     assert told["codes"] == [0, 0], errors
-    log = told["log"]
-    assert log[0]["killed"]
-    assert not log[-1]["killed"]
-    assert log[-1]["done"] == STEPS
-    assert log[1]["start"] > 0
-    for before, after in zip(log, log[1:], strict=False):
+    *kills, last = told["log"]
+    assert all(each["killed"] for each in kills)
+    assert not last["killed"]
+    assert last["done"] == STEPS
+    # Killed before its first save, a run begins anew.
+    assert kills[0]["done"] < INTERVAL
+    assert kills[1]["start"] == 0
+    # Killed while a checkpoint was half there, it goes on from the one before.
+    (half,) = (
+        each for each in kills if each["moment"] == "write" and each["unfinished"]
+    )
+    assert half["unfinished"]
+    assert last["start"] > 0
+    for before, after in zip(told["log"], told["log"][1:], strict=False):
         # Whatever was saved before the last save is there: at most that one is lost.
         begun = before["done"] // INTERVAL * INTERVAL
         assert after["start"] >= max(before["start"], begun - INTERVAL)
         assert after["start"] % INTERVAL == 0
+    assert not last["unfinished"]
     killed, whole = (np.load(tmp_path / f"{n}.npz") for n in ("killed", "whole"))
     assert set(killed) == set(whole)
     for name in whole:

@@ -32,7 +32,7 @@ def check_examples(fn: Callable[..., PyTree], params: PyTree, *batch: PyTree) ->
     Example:
         >>> params, x = {"w": jnp.ones((4, 3))}, jnp.ones((5, 4))
         >>> lrk.check_examples(lambda p, x: jnp.tanh(x @ p["w"]), params, x)
-        >>> lrk.check_examples(lambda p, x: x - x.mean(0), params, x)
+        >>> lrk.check_examples(lambda p, x: x - x.mean(0, keepdims=True), params, x)
         Traceback (most recent call last):
         ...
         ValueError: check_examples: the model mixes examples: reduce_sum ...

@@ -8,8 +8,8 @@ from jax.experimental import multihost_utils
 from lowrank._base import PyTree
 
 
-def fetched(tree: PyTree) -> PyTree:
-    """A tree as NumPy arrays, whole on every process; all of them must ask."""
+def gathered(tree: PyTree) -> PyTree:
+    """A tree whose arrays every process can read; all processes must ask."""
 
     def whole(leaf: Any) -> Any:
         split = isinstance(leaf, jax.Array) and not (
@@ -17,4 +17,9 @@ def fetched(tree: PyTree) -> PyTree:
         )
         return multihost_utils.process_allgather(leaf, tiled=True) if split else leaf
 
-    return jax.device_get(jax.tree.map(whole, tree))
+    return jax.tree.map(whole, tree)
+
+
+def fetched(tree: PyTree) -> PyTree:
+    """A tree as NumPy arrays, whole on every process; all processes must ask."""
+    return jax.device_get(gathered(tree))

@@ -10,7 +10,7 @@ import numpy as np
 from lowrank._base import Array, PyTree, State, Transform
 from lowrank.lifting import lift as lift_fn
 from lowrank.training._batches import Batches, Data, batches_from
-from lowrank.training._fetch import fetched
+from lowrank.training._fetch import gathered
 from lowrank.training._loss_scale import LossScale
 from lowrank.training._report import Callback, Keeper, Report, progress_bar, show
 from lowrank.training._run import Run, program_of
@@ -292,7 +292,7 @@ class _Journal:
         if self.evaluate is None:
             return {}
         found = self.evaluate(self.run.state())
-        scores = {name: np.asarray(x) for name, x in fetched(dict(found)).items()}
+        scores = {name: np.asarray(x) for name, x in gathered(dict(found)).items()}
         self.scores.append((self.run.done, scores))
         return scores
 
@@ -315,7 +315,7 @@ class _Journal:
         scored = self.scores[0][1] if self.scores else {}
         return Fitted(
             State(kept.trainable, self.run.fixed),
-            np.array(fetched(kept.step)),
+            np.array(gathered(kept.step)),
             {n: np.concatenate([m[n] for m in self.metrics]) for n in names},
             {n: np.stack([own[n] for _, own in self.scores]) for n in scored},
             np.array([at for at, _ in self.scores], np.int64),

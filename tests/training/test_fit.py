@@ -159,12 +159,12 @@ def test_odd_numbers_of_adapters_leave_the_program_too(limits, widths):
         patch.setattr(_run.Run, "advance", watched)
         got = fit(
             data, states(number), steps=limits, every=1, method="vmap",
-            hyper={"learning_rate": 0.1},
+            hyper={"learning_rate": 0.03},
         )  # fmt: skip
     assert seen == widths
     for i, limit in enumerate(limits):
         own = [(x[i], y[i]) for x, y in data[:limit]]
-        want, losses = by_hand(row(states(number), i), own, np.float32(0.1))
+        want, losses = by_hand(row(states(number), i), own, np.float32(0.03))
         assert_close(row(got.states.trainable, i), row(want, ...))
         np.testing.assert_allclose(got.metrics["loss"][:limit, i], losses, rtol=1e-5)
 

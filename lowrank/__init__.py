@@ -68,7 +68,15 @@ from lowrank.adapters import (
     trainable_tokens,
     vera,
 )
-from lowrank.lifting import Explanation, LiftError, explain, lift, trace_axes
+from lowrank.lifting import (
+    Explanation,
+    LiftError,
+    check_examples,
+    explain,
+    lift,
+    routed,
+    trace_axes,
+)
 from lowrank.operators import Delta, LowRank
 
 __all__ = [
@@ -91,6 +99,7 @@ __all__ = [
     "both",
     "bottleneck",
     "chain",
+    "check_examples",
     "combine",
     "count",
     "dora",
@@ -149,6 +158,7 @@ __all__ = [
     "rescale_inputs",
     "rescale_outputs",
     "route",
+    "routed",
     "rram",
     "score_mask",
     "select_paths",

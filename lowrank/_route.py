@@ -150,16 +150,17 @@ def route(
     """Give every example its own adapter, over one base.
 
     The factors of example `i` are those of `adapters[task_ids[i]]`: `W + s_i A_i B_i`
-    with `A: [examples, n, r]` and `B: [examples, r, m]`, gathered, and `W` once. Run it
-    with the examples mapped and the base shared; the product with `W` stays one product
-    of all examples:
+    with `A: [examples, n, r]` and `B: [examples, r, m]`, gathered, and `W` once. The
+    product with `W` stays one product of all examples. `routed` runs a model of a batch
+    on it, and refuses one that mixes examples, such as batch norm in training:
 
-        tree = lrk.route(adapters, task_ids)
+        logits = lrk.routed(model)(lrk.route(adapters, task_ids), x)
+
+    A model of one example, without the axis of examples, is mapped by hand:
+
         run = jax.vmap(lrk.lift(model), in_axes=(lrk.in_axes(tree), 0))
-        logits = run(tree, x)
 
-    The model then sees one example, without the axis of examples. Gradients go through
-    the gather back into the adapters that the trees were made of.
+    Gradients go through the gather back into the adapters that the trees were made of.
 
     Args:
         adapters: Adapted trees over one base, or a `Bank`, which puts them side by side
@@ -168,8 +169,8 @@ def route(
             May be traced, as in a jitted function that serves any mixture.
 
     Returns:
-        The tree for `vmap`, with the axes `lrk.in_axes(tree)`. Leaves that no adapter
-        touches are the same objects.
+        The tree for `routed`, or for `vmap` with the axes `lrk.in_axes(tree)`. Leaves
+        that no adapter touches are the same objects.
 
     Raises:
         TypeError: If `adapters` is neither a list nor a bank.
@@ -183,15 +184,15 @@ def route(
         ... ]
         >>> tree = lrk.route(trees, jnp.asarray([1, 0, -1, 1]))
         >>> model = lambda p, x: x @ p["w"]
-        >>> run = jax.vmap(lrk.lift(model), in_axes=(lrk.in_axes(tree), 0))
-        >>> run(tree, jnp.ones((4, 5, 4))).shape
+        >>> lrk.routed(model)(tree, jnp.ones((4, 5, 4))).shape
         (4, 5, 3)
 
     Notes:
         Under jit an id that no adapter has is the base alone. A plain delta is gathered
-        for each example, which for a kernel is as large as a copy of it. What mixes
-        examples (batch norm in training) sees one example only; a collective over the
-        axis of the examples works where `vmap` names it, and is refused where not.
+        for each example, which for a kernel is as large as a copy of it. Nothing checks
+        what is mapped by hand: never give a model of a batch its examples as batches of
+        one (`x[:, None]`), where a batch norm in training makes zeros of all; `routed`
+        does that for models that it has checked.
 
     References:
         Sheng et al., S-LoRA, 2023, arXiv:2311.03285, and Chen et al., Punica, 2023,

@@ -9,6 +9,7 @@ import numpy as np
 from lowrank._base import Array, PyTree, State, Transform
 from lowrank._many import map_tasks
 from lowrank.lifting import lift as lift_fn
+from lowrank.training._fetch import fetched
 from lowrank.training._step import cast
 
 Metrics = Mapping[str, Array]
@@ -70,7 +71,7 @@ def evaluator(
         return map_tasks(one, method=method, in_axes=axes)(params, states, batch)
 
     def evaluate(states: State) -> dict[str, np.ndarray]:
-        found = jax.device_get([run(params, states, batch) for batch in data])
+        found = fetched([run(params, states, batch) for batch in data])
         if not found:
             raise ValueError(
                 "training.evaluator: there is no batch. Pass a list: an iterator is "

@@ -5,12 +5,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from lowrank._base import Array, PyTree, State, Transform
 from lowrank.lifting import lift as lift_fn
 from lowrank.training._batches import Batches, Data, batches_from
+from lowrank.training._fetch import gathered
 from lowrank.training._loss_scale import LossScale
 from lowrank.training._report import Callback, Keeper, Report, progress_bar, show
 from lowrank.training._run import Run, program_of
@@ -114,7 +114,8 @@ def fit(
             these adapters there. `JsonLines` is one.
         checkpoint: A `Checkpoint`, or any object with `save(step, tree)` and
             `restore(like) -> (step, tree) | None`. What it restores is gone on from; as
-            many batches are skipped.
+            many batches are skipped. `hyper` and `key` must be those it was begun with;
+            `steps` may grow for adapters that had not ended before others.
         save_every: Steps between saves, at least 1; None: only at the end.
         progress: Whether to show a bar of tqdm; None: if standard error is a terminal.
 
@@ -123,8 +124,9 @@ def fit(
 
     Raises:
         TypeError: If an argument is of the wrong kind.
-        ValueError: If a number is out of range, or numbers of adapters disagree; once
-            training has begun, if the data ends before the steps are taken.
+        ValueError: If a number is out of range, numbers of adapters disagree, or a
+            checkpoint cannot be gone on from; once training has begun, if the data ends
+            before the steps are taken.
 
     Example:
         >>> import optax
@@ -145,7 +147,8 @@ def fit(
     Notes:
         Under `vmap` an adapter that has taken its steps is computed and dropped; once
         half of them have, the program is compiled anew for half as many. Calls with the
-        same functions share their compiled programs.
+        same functions share their compiled programs. Of several processes each makes
+        the same call, and is told of all adapters.
     """
     run = Run(
         program_of(
@@ -245,20 +248,16 @@ class _Journal:
         self.scores: list[tuple[int, dict[str, np.ndarray]]] = []
         self.start = time.perf_counter()
 
-    def _kept(self) -> dict[str, Any]:
-        """What a checkpoint holds."""
-        return {"carry": self.run.whole(), "stopped": jnp.asarray(self.run.stopped)}
-
     def resume(self) -> int:
         """Go on from the last checkpoint, if there is one; returns its step."""
         if self.checkpoint is None:
             return 0
-        like = self._kept()
+        like = self.run.kept()
         found = self.checkpoint.restore(like)
         if found is not None:
             leaves = jax.tree.leaves(found[1])
             tree = jax.tree.unflatten(jax.tree.structure(like), leaves)
-            self.run.resume(found[0], tree["carry"], np.array(tree["stopped"]))
+            self.run.resume(found[0], tree, self.names)
         return self.run.done
 
     def report(
@@ -286,14 +285,14 @@ class _Journal:
         if over and not evaluated:
             self._score()
         if (saved or over) and self.checkpoint is not None:
-            self.checkpoint.save(self.run.done, self._kept())
+            self.checkpoint.save(self.run.done, self.run.kept())
 
     def _score(self) -> dict[str, np.ndarray]:
         """Evaluate all adapters as they are."""
         if self.evaluate is None:
             return {}
         found = self.evaluate(self.run.state())
-        scores = {name: np.asarray(x) for name, x in found.items()}
+        scores = {name: np.asarray(x) for name, x in gathered(dict(found)).items()}
         self.scores.append((self.run.done, scores))
         return scores
 
@@ -316,7 +315,7 @@ class _Journal:
         scored = self.scores[0][1] if self.scores else {}
         return Fitted(
             State(kept.trainable, self.run.fixed),
-            np.array(kept.step),
+            np.array(gathered(kept.step)),
             {n: np.concatenate([m[n] for m in self.metrics]) for n in names},
             {n: np.stack([own[n] for _, own in self.scores]) for n in scored},
             np.array([at for at, _ in self.scores], np.int64),

@@ -1,5 +1,6 @@
 """A loss scale that finds its own size, for gradients in float16."""
 
+import math
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -32,6 +33,7 @@ class LossScale(NamedTuple):
         interval: Finite steps after which it grows, at least 1.
         factor: What it grows and shrinks by, above 1.
         smallest: Where it ends to shrink, above 0.
+        largest: Where it ends to grow, at least `initial` and `smallest`.
 
     Example:
         >>> scaling = lrk.training.LossScale(initial=8.0, interval=2)
@@ -49,6 +51,7 @@ class LossScale(NamedTuple):
     interval: int = 2000
     factor: float = 2.0
     smallest: float = 1.0
+    largest: float = 2.0**24
 
     def start(self, number: int) -> Scale:
         """The scales of so many adapters."""
@@ -59,7 +62,8 @@ class LossScale(NamedTuple):
         """The scale after a step."""
         good = jnp.where(finite, scale.good + 1, 0)
         grown = good >= self.interval
-        up = jnp.where(grown, scale.scale * self.factor, scale.scale)
+        more = jnp.minimum(scale.scale * self.factor, self.largest)
+        up = jnp.where(grown, more, scale.scale)
         down = jnp.maximum(scale.scale / self.factor, self.smallest)
         return Scale(jnp.where(finite, up, down), jnp.where(grown, 0, good))
 
@@ -79,9 +83,10 @@ def checked_loss_scale(who: str, given: Any) -> LossScale | None:
             "lrk.training.LossScale()."
         )
     fits = given.initial > 0 and given.interval >= 1
-    if not (fits and given.factor > 1 and given.smallest > 0):
+    fits = fits and given.factor > 1 and given.smallest > 0
+    if not (fits and max(given.initial, given.smallest) <= given.largest < math.inf):
         raise ValueError(
-            f"{who}: loss_scale needs initial > 0, interval >= 1, factor > 1 and "
-            f"smallest > 0, got {given}."
+            f"{who}: loss_scale needs initial > 0, interval >= 1, factor > 1, "
+            f"smallest > 0 and a finite largest not below these, got {given}."
         )
     return given

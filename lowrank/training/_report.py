@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
+import jax
 import numpy as np
 
 from lowrank._base import State
@@ -125,7 +126,9 @@ class JsonLines:
         self.path = Path(path)
 
     def __call__(self, report: Report) -> None:
-        """Append the rows of a report."""
+        """Append the rows of a report; of several processes the first does."""
+        if jax.process_index():
+            return
         self.path.parent.mkdir(parents=True, exist_ok=True)
         lines = [json.dumps(row, allow_nan=False) + "\n" for row in means(report)]
         with self.path.open("a", encoding="utf-8") as file:

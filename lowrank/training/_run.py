@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lowrank._base import Array, PyTree, State, Transform, is_array
+from lowrank.training._fetch import fetched
 from lowrank.training._step import Carry, Given, Loss, Optimizer, Step, step
 
 _WHO = "training.fit"
@@ -69,6 +70,15 @@ def program_of(
         return carry, jax.tree.map(lambda x: x[None], metrics)
 
     return Program(made, update, fused)
+
+
+def _same(one: np.ndarray, two: np.ndarray) -> bool:
+    """Whether two rows of numbers are equal; NaN is NaN."""
+    return np.array_equal(one, two, equal_nan=one.dtype.kind == "f")
+
+
+def _named(names: Sequence[str], which: np.ndarray) -> str:
+    return ", ".join(f"'{names[i]}'" for i in np.flatnonzero(which).tolist())
 
 
 @jax.jit
@@ -139,7 +149,7 @@ class Run:
     def fetch(self) -> dict[str, np.ndarray]:
         """The metrics of the steps since the last call, `[steps, adapters]`."""
         parts = []
-        for rows, metrics in jax.device_get(self._pending):
+        for rows, metrics in fetched(self._pending):
             whole = {}
             for name, own in metrics.items():
                 shape = (own.shape[0], self.number, *own.shape[2:])
@@ -169,17 +179,53 @@ class Run:
         given, carry = self._all
         self._all = (given._replace(limit=jnp.asarray(self.limits)), carry)
 
-    def resume(self, done: int, carry: Carry, stopped: Any) -> None:
-        """Go on from elsewhere."""
-        self.done, self.carry = done, _copied(carry)
-        self.stop(np.asarray(stopped), np.asarray(carry.step))
+    def kept(self) -> dict[str, Any]:
+        """What it takes to go on, and what must not have changed by then."""
+        given, key = self._all[0], self._all[0].key
+        if key is not None and jax.dtypes.issubdtype(key.dtype, jax.dtypes.prng_key):
+            key = jax.random.key_data(key)
+        own = {"carry": self.whole(), "stopped": jnp.asarray(self.stopped)}
+        return own | {"hyper": given.hyper, "key": key}
+
+    def resume(self, done: int, tree: dict[str, Any], names: Sequence[str]) -> None:
+        """Go on from what was kept.
+
+        Raises:
+            ValueError: If other numbers are given now, or an adapter that had taken
+                its steps is to take more; all are named.
+        """
+        own, taken = self.kept(), fetched(tree["carry"].step)
+        stopped = np.array(fetched(tree["stopped"]))
+        pairs = {f"hyper '{n}'": (x, own["hyper"][n]) for n, x in tree["hyper"].items()}
+        if own["key"] is not None:
+            pairs["key"] = (tree["key"], own["key"])
+        bad = []
+        for what, pair in pairs.items():
+            old, new = (np.asarray(x).reshape(self.number, -1) for x in fetched(pair))
+            differ = ~np.array(list(map(_same, old, new)))
+            if differ.any():
+                bad.append(f"{what} is another one for {_named(names, differ)}")
+        late = ~stopped & (taken < np.minimum(done, self.limits))
+        if late.any():
+            bad.append(
+                f"steps is more than what ended the training of {_named(names, late)}, "
+                "whose batches have gone by"
+            )
+        if bad:
+            raise ValueError(
+                f"{_WHO}: cannot go on from the checkpoint of step {done}: "
+                f"{'; '.join(bad)}. Pass what it was begun with, or begin anew from "
+                "its states, without this checkpoint."
+            )
+        self.done, self.carry = done, _copied(tree["carry"])
+        self.stop(stopped, taken)
 
     def narrow(self) -> None:
         """Leave finished adapters out, once half of those in the program are."""
         running = np.flatnonzero(self.active)
         width = len(self.rows)
-        while width % 2 == 0 and width // 2 >= max(1, len(running)):
-            width //= 2
+        while width > 1 and (width + 1) // 2 >= len(running):
+            width = (width + 1) // 2
         if not self._narrow or width == len(self.rows) or not len(running):
             return
         resting = np.setdiff1d(self.rows, running)[: width - len(running)]

@@ -168,6 +168,32 @@ def check_adapters_over_the_mesh_one_for_each_device():
         assert name not in text, f"{name} in a step of independent tasks"
 
 
+def check_fit_of_adapters_over_the_mesh_and_fewer_as_they_end():
+    where, states = mesh(task=8), [alone()[0]] * 8
+    placed = training.shard(PARAMS, where, {"": P()})
+    stack = lrk.stack(states)
+    split = jax.device_put(
+        stack, training.state_shardings(TX, placed, stack, tasks="task")
+    )
+    data = [np.stack([IDS[i : i + 2]] * 8) for i in range(3)]
+
+    def fit(params, states):
+        def loss(params, ids, key):
+            del key
+            return jnp.square(model(params, ids)).mean()
+
+        return training.fit(
+            loss, TX, params, states, data, optimizer=optax.adam, every=1,
+            hyper={"learning_rate": np.linspace(0.01, 0.1, 8)}, method="vmap",
+            steps=[3, 1, 1, 1, 1, 1, 1, 2],
+        )  # fmt: skip
+
+    got, want = fit(placed, split), fit(PARAMS, stack)
+    assert got.steps.tolist() == want.steps.tolist() == [3, 1, 1, 1, 1, 1, 1, 2]
+    assert_close(got.metrics["loss"], want.metrics["loss"])
+    assert_close(got.states, want.states)
+
+
 def check_chips_over_the_mesh():
     where = mesh(chip=8)
     device = lrk.rram.Device(p_lrs=0.1, p_hrs=0.1, levels=16)

@@ -70,3 +70,10 @@ def test_two_processes_train_and_save_as_one_does(tmp_path):
     assert one["hash"] == alone["hash"] == alone["alone"]
     np.testing.assert_allclose(one["loss"], alone["loss"], rtol=2e-5)
     assert_close(np.float32(one["a"]), np.float32(alone["a"]))
+    fit, by_one = one["fit"], alone["fit"]
+    assert fit["steps"] == [[3, 1, 1, 1]] * 2
+    assert fit["again"] == []  # the second call finds all steps taken
+    for name in ("loss", "error"):
+        assert_close(np.float32(fit[name]), np.float32(by_one[name]))
+    lines = (tmp_path / "saved" / "metrics.jsonl").read_text().splitlines()
+    assert len(lines) == 3 * 4  # of two processes one writes

@@ -144,6 +144,31 @@ def test_finished_adapters_leave_the_program_once_half_of_them_are(traces):
     np.testing.assert_array_equal(*got.scores["b"][:, [0, 2]])
 
 
+@pytest.mark.parametrize(
+    ("limits", "widths"), [([3, 1, 1], [3, 1, 1]), ([3, 1, 2, 1, 3], [5, 3, 2])]
+)
+def test_odd_numbers_of_adapters_leave_the_program_too(limits, widths):
+    number, seen = len(limits), []
+    data, step = batches(3, number), _run.Run.advance
+
+    def watched(run, batch, count):
+        seen.append(len(run.rows))
+        step(run, batch, count)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_run.Run, "advance", watched)
+        got = fit(
+            data, states(number), steps=limits, every=1, method="vmap",
+            hyper={"learning_rate": 0.03},
+        )  # fmt: skip
+    assert seen == widths
+    for i, limit in enumerate(limits):
+        own = [(x[i], y[i]) for x, y in data[:limit]]
+        want, losses = by_hand(row(states(number), i), own, np.float32(0.03))
+        assert_close(row(got.states.trainable, i), row(want, ...))
+        np.testing.assert_allclose(got.metrics["loss"][:limit, i], losses, rtol=1e-5)
+
+
 def test_a_run_that_was_cut_off_goes_on_as_if_nothing_had_happened(plain):
     memory, limits = Memory(), [4, 1, 2]
     data = batches()
@@ -160,6 +185,22 @@ def test_a_run_that_was_cut_off_goes_on_as_if_nothing_had_happened(plain):
     )  # fmt: skip
     assert (asked, again.metrics) == ([4], {})
     assert_close(again.states, plain.states)
+
+
+def test_a_run_goes_on_with_what_it_was_begun_with_alone(plain):
+    memory, key = Memory(), jax.random.key(3)
+    fit(batches(2), steps=[2, 1, 2], checkpoint=memory, key=key)
+    with pytest.raises(ValueError, match="step 2: steps is more than .* of '1', whose"):
+        fit(batches(), steps=[4, 4, 4], checkpoint=memory, key=key)
+    other = {"learning_rate": np.append(RATES[:2], np.float32(1))}
+    named = {"checkpoint": memory, "key": key, "names": ["x", "y", "z"]}
+    with pytest.raises(ValueError, match="'learning_rate' is another one for 'z'"):
+        fit(batches(), steps=[4, 1, 2], hyper=other, **named)
+    with pytest.raises(ValueError, match="key is another one for '0', '1', '2'"):
+        fit(batches(), steps=[4, 1, 2], checkpoint=memory, key=jax.random.key(4))
+    got = fit(batches(), steps=[4, 1, 2], checkpoint=memory, key=key)
+    assert got.steps.tolist() == [4, 1, 2]
+    assert_close(got.states, plain.states)
 
 
 def test_the_checkpoints_of_the_library_are_such_a_place(plain, tmp_path):

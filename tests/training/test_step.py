@@ -104,6 +104,16 @@ def steep(params, batch, key):
     return small * jnp.float16(3e-4)
 
 
+def test_a_loss_scale_grows_to_its_largest_and_comes_back():
+    scaling = training.LossScale(interval=1)
+    scale = scaling.start(1)._replace(scale=jnp.full(1, 2.0**23))
+    seen = []
+    for finite in (True, True, True, False):
+        scale = scaling.after(scale, jnp.asarray([finite]))
+        seen.append(scale.scale.item())
+    assert seen == [2.0**24, 2.0**24, 2.0**24, 2.0**23]
+
+
 def test_a_loss_scale_saves_small_gradients_and_leaves_out_infinite_ones():
     tx = lrk.full(select=lrk.matching("w"))
     state = lrk.stack([tx.init(jax.random.key(0), PARAMS)] * 2)
@@ -263,6 +273,11 @@ def taken_name(params, batch, key):
         ({"accumulate": 0}, ValueError, "accumulate must be at least 1, got 0"),
         ({"accumulate": 1.5}, TypeError, "accumulate must be an int, got 1.5"),
         ({"loss_scale": 8.0}, TypeError, "loss_scale must be a LossScale or None"),
+        (
+            {"loss_scale": training.LossScale(initial=4.0, largest=2.0)},
+            ValueError,
+            "smallest > 0 and a finite largest not below these",
+        ),
         (
             {"loss_scale": training.LossScale(factor=1.0)},
             ValueError,

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import optax
 from jax.experimental import multihost_utils
-from jax.sharding import AxisType
+from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import lowrank as lrk
@@ -24,6 +24,49 @@ X = numbers(3, 16, 8)
 
 def model(params, x):
     return jax.numpy.tanh(x @ params["up"]["kernel"]) @ params["down"]["kernel"]
+
+
+def fitted(folder, mesh):
+    """Four adapters split over the devices, of which one goes on longer."""
+    params = training.shard(BASE, mesh, {"": P()})
+    tx = lrk.lora(2, init_b=jax.nn.initializers.normal(1.0))
+
+    def error(params, batch):
+        return {"error": jax.numpy.square(model(params, batch)).mean()}
+
+    def spread(tree):
+        def put(x):
+            where = NamedSharding(mesh, P("data"))
+            return jax.make_array_from_callback(x.shape, where, x.__getitem__)
+
+        return jax.tree.map(lambda x: put(np.asarray(x)), tree)
+
+    states = spread(lrk.stack([tx.init(jax.random.key(i), BASE) for i in range(4)]))
+    data = [spread(numbers(10 + i, 4, 5, 8)) for i in range(3)]
+    lines = Path(folder, "metrics.jsonl")
+    with training.Checkpoint(Path(folder, "fit"), params) as checkpoint:
+        given = {"optimizer": optax.adam, "hyper": {"learning_rate": 0.05}}
+        given |= {"steps": [3, 1, 1, 1], "every": 1, "method": "vmap"}
+        given |= {"evaluate": training.evaluator(error, tx, params, data[:1])}
+        given |= {"checkpoint": checkpoint, "key": jax.random.key(0)}
+
+        def run(callbacks=()):
+            def loss(params, batch, key):
+                del key
+                return error(params, batch)["error"]
+
+            return training.fit(
+                loss, tx, params, states, data, callbacks=callbacks, **given
+            )
+
+        first = run([training.JsonLines(lines)])
+        again = run()
+    return {
+        "loss": first.metrics["loss"].tolist(),
+        "error": first.scores["error"].tolist(),
+        "steps": [first.steps.tolist(), again.steps.tolist()],
+        "again": list(again.metrics),
+    }
 
 
 def main(folder):
@@ -81,6 +124,7 @@ def main(folder):
         "devices": [jax.local_device_count(), jax.device_count()],
         "held": params["up"]["kernel"].addressable_shards[0].data.shape,
         "a": np.asarray(whole["up/kernel"]["a"]).tolist(),
+        "fit": fitted(folder, mesh),
     }
 
 

@@ -179,6 +179,12 @@ def _module(
     if a is None or b is None:
         return None
     rank = config.rank(name)
+    if groups := _groups(a.shape, b.shape, rank):
+        wrong["grouped"].append(
+            f"{a.key!r}: a convolution of {groups} groups, whose `A` mixes the inputs "
+            "of all, so that it is no change of the kernel"
+        )
+        return None
     if not _fits(a.shape, b.shape, rank):
         wrong["mis-shaped"].append(
             f"{a.key!r} and {b.key!r}: expected ({rank}, in) and (out, {rank}), got "
@@ -189,6 +195,13 @@ def _module(
     if m is not None and m.shape != (out if isinstance(out, tuple) else (out,)):
         wrong["mis-shaped"].append(f"{m.key!r}: expected {out}, got {m.shape}")
     return Factors(a, b, m, config.scale(name, rank), bool(kind))
+
+
+def _groups(a: tuple[int, ...], b: tuple[int, ...], rank: int) -> int:
+    """How many groups a convolution has, or 0: its B is `[out, r / groups, 1, ...]`."""
+    if len(a) < 3 or len(a) != len(b) or a[0] != rank or not 0 < b[1] < rank:
+        return 0
+    return 0 if rank % b[1] else rank // b[1]
 
 
 def _fits(a: tuple[int, ...], b: tuple[int, ...], rank: int) -> bool:

@@ -101,14 +101,12 @@ def write_model(
     params: Mapping[str, Any] | None,
     layout: Layout,
 ) -> None:
-    """Write the weights and then `config.json`, each whole or not at all."""
+    """Write the weights and `config.json`, whole or not at all."""
     own = functional(model)[1]
     tree = own if params is None else params
     _check_leaves(who, flatten(own), flatten(tree))
     if not isinstance(getattr(model, "blocks", nnx.List()), nnx.List):
         tree = unstack_layers(tree, layout.layers)
-    folder = Path(directory)
-    folder.mkdir(parents=True, exist_ok=True)
     tensors = {}
     for path, leaf in flatten(tree).items():
         inside = path.split("/")[0] not in layout.heads
@@ -116,12 +114,13 @@ def write_model(
         array = np.asarray(leaf)
         axes = _axes(layout, path, array.ndim)
         tensors[prefix + file_key(path)] = array.transpose(axes)
-    _files.write_tensors(folder / _files.WEIGHTS, tensors)
     config = {key: allowed[0] for key, allowed in layout.supported.items()}
     config |= dataclasses.asdict(model.config)
     config = {k: v for k, v in config.items() if k not in layout.unwritten}
     config |= layout.written(model.config)
-    _files.write_json(folder / CONFIG, config)
+    with _files.replaced(Path(directory), (CONFIG,)) as folder:
+        _files.write_tensors(folder / _files.WEIGHTS, tensors)
+        _files.write_json(folder / CONFIG, config)
 
 
 class Blueprint:

@@ -16,6 +16,7 @@ from jax.typing import DTypeLike
 
 from lowrank import _files
 from lowrank._files import FLOATS, Stored
+from lowrank.models._config import check_depth, is_number
 from lowrank.models._functional import Params, flatten, functional, nest, to_path
 from lowrank.models._stack import stack_layers, unstack_layers
 
@@ -77,12 +78,14 @@ def read_model(
     """Read a model and its config, completely or not at all."""
     folder = Path(directory)
     config = read_config(who, folder / CONFIG, layout)
+    listed = _files.list_tensors(who, folder)
+    layers = getattr(config, "num_hidden_layers", getattr(config, "n_layer", 0))
+    check_depth(who, folder, layers, len(listed))
     blueprint = Blueprint(layout, config, param_dtype=param_dtype, **options)
     shapes = {
         file_key(path): _file_shape(layout, path, leaf.shape)
         for path, leaf in blueprint.leaves.items()
     }
-    listed = _files.list_tensors(who, folder)
     stored = _rename(who, layout, listed, skip)
     _check(who, folder, shapes, stored)
     tensors = _files.read_tensors(stored)
@@ -177,14 +180,14 @@ def read_config(who: str, file: Path, layout: Layout) -> Any:
     found = {}
     for field in dataclasses.fields(layout.config):
         if field.name in raw and field.name not in extra:
-            found[field.name] = raw[field.name]
+            found[field.name] = _as(raw[field.name], field.type)
             if not _is_of(raw[field.name], field.type):
                 wrong.append(
                     f"'{field.name}': expected a {_word(field.type)}, got "
-                    f"{raw[field.name]!r}"
+                    f"{_files.shortened(repr(raw[field.name]))}"
                 )
     wrong += [
-        f"'{name}': expected {allowed[0]!r}, got {raw[name]!r}"
+        f"'{name}': expected {allowed[0]!r}, got {_files.shortened(repr(raw[name]))}"
         for name, allowed in layout.supported.items()
         if name in raw and raw[name] not in allowed
     ]
@@ -198,8 +201,15 @@ def read_config(who: str, file: Path, layout: Layout) -> Any:
 
 def _is_of(value: Any, kind: Any) -> bool:
     """Whether a value of JSON can be one of a field of that type."""
-    allowed = {float: (int, float), bool: (bool,), int: (int,)}
+    if kind is float:
+        return is_number(value)
+    allowed = {bool: (bool,), int: (int,)}
     return type(value) in allowed.get(kind, (int, type(None)))
+
+
+def _as(value: Any, kind: Any) -> Any:
+    """The value; a whole number as a float where the field is one."""
+    return float(value) if kind is float and is_number(value) else value
 
 
 def _word(kind: Any) -> str:

@@ -111,8 +111,10 @@ def _llama(raw: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
         expected = f"one of {sorted(needed)} with its factors"
         wrong.append(_wrong("rope_type", expected, rope))
     elif kind != "default" and not odd:
-        kinds = {name: whole.get(name, float) for name in needed[kind]}
-        scaling = RopeScaling(**{n: make(stated[n]) for n, make in kinds.items()})
+        own: dict[str, Any] = {
+            name: whole.get(name, float)(stated[name]) for name in needed[kind]
+        }
+        scaling = RopeScaling(**own)
     # Qwen2 does not state its biases: queries, keys and values always have them.
     qwen = raw.get("model_type") == "qwen2"
     bias = bool(raw.get("attention_bias", False))

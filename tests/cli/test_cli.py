@@ -195,9 +195,11 @@ def test_an_interruption_leaves_the_old_the_new_or_what_is_refused(
     pair, base, tmp_path, capsys, monkeypatch, command, moment
 ):
     old, new = tmp_path / "old", tmp_path / "new"
+    # Of the same shapes, so that either's config would fit the other's weights.
+    other = adapter(tmp_path / "c", by=1.1, scale=0.5, extra={"task_type": "CAUSAL_LM"})
     words = {
-        "merge": (("merge", pair[0], pair[0]), ("merge", pair[1], pair[1])),
-        "convert": (("convert", pair[0]), ("convert", pair[1])),
+        "merge": (("merge", pair[0], pair[0]), ("merge", other, other)),
+        "convert": (("convert", pair[0]), ("convert", other)),
         "deploy": (
             ("deploy", base, "--select", "one.w"),
             ("deploy", base, "--select", "two.w", "--device", "liu2017"),

@@ -4,9 +4,11 @@ The one low module that needs an extra package: only parts with that extra impor
 """
 
 import json
+import math
 import os
+import shutil
 import uuid
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +20,8 @@ import safetensors.numpy
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 FLOATS = ("F64", "F32", "F16", "BF16")
+_DTYPES = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16"}
+_PIECE = 2**20
 _MOST_JSON = 64 * 2**20  # bytes; an index of a million tensors is about as long
 
 
@@ -120,26 +124,92 @@ def write_streamed(
 
     `tensor(entry)` gives an array of the shape and dtype that the entry names.
     """
-    entries, start = list(stored), 0
-    header: dict[str, Any] = {"__metadata__": dict(TORCH)}
-    for entry in entries:
-        size = int(np.prod(entry.shape, dtype=np.int64)) * item_size(entry.dtype)
-        header[entry.key] = {
-            "dtype": entry.dtype,
-            "shape": list(entry.shape),
-            "data_offsets": [start, start + size],
-        }
-        start += size
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
+    entries = sorted(stored, key=_place)
 
     def write(path: Path) -> None:
         with path.open("wb") as out:
-            out.write(len(text).to_bytes(8, "little") + text)
+            out.write(_head(entries))
             for entry in entries:
                 out.write(tensor(entry).tobytes(order="C"))
 
     write_atomically(file, write)
+
+
+def write_spooled(file: Path, tensors: Iterable[tuple[str, np.ndarray]]) -> None:
+    """Write a file whose floating tensors come one by one, with one in memory.
+
+    The file begins with all their sizes, so until the last has come they are kept in
+    another one beside it.
+    """
+    spool = file.with_name(f".{file.name}.{uuid.uuid4().hex}")
+    found: list[tuple[Stored, int]] = []
+
+    def write(path: Path) -> None:
+        entries = sorted(found, key=lambda pair: _place(pair[0]))
+        with path.open("wb") as out, spool.open("rb") as data:
+            out.write(_head([entry for entry, _ in entries]))
+            for entry, start in entries:
+                data.seek(start)
+                for size in _pieces(_size(entry)):
+                    out.write(data.read(size))
+
+    try:
+        with spool.open("xb") as out:
+            for key, array in tensors:
+                dtype = _dtype(key, array)
+                found.append((Stored(file, key, array.shape, dtype), out.tell()))
+                out.write(array.tobytes(order="C"))
+        write_atomically(file, write)
+    finally:
+        spool.unlink(missing_ok=True)
+
+
+def _dtype(key: str, array: np.ndarray) -> str:
+    """What a header calls the dtype of a floating array.
+
+    Raises:
+        ValueError: If it is none of them.
+    """
+    if array.dtype.name not in _DTYPES:
+        raise ValueError(
+            f"safetensors: cannot write '{key}': expected one of {', '.join(_DTYPES)}, "
+            f"got {array.dtype}. Cast it."
+        )
+    return _DTYPES[array.dtype.name]
+
+
+def _pieces(size: int) -> Iterable[int]:
+    """A number of bytes in parts that fit into memory."""
+    while size > 0:
+        yield min(size, _PIECE)
+        size -= _PIECE
+
+
+def _place(entry: Stored) -> tuple[int, str]:
+    """Wide dtypes first: so each tensor begins at a multiple of its own width."""
+    return -item_size(entry.dtype), entry.key
+
+
+def _size(entry: Stored) -> int:
+    """Bytes of a tensor."""
+    return math.prod(entry.shape) * item_size(entry.dtype)
+
+
+def _head(entries: Iterable[Stored]) -> bytes:
+    """The first bytes of a file that holds these tensors in this order."""
+    start = 0
+    header: dict[str, Any] = {"__metadata__": dict(TORCH)}
+    for entry in entries:
+        end = start + _size(entry)
+        header[entry.key] = {
+            "dtype": entry.dtype,
+            "shape": list(entry.shape),
+            "data_offsets": [start, end],
+        }
+        start = end
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
 
 
 def item_size(dtype: str) -> int:
@@ -149,15 +219,43 @@ def item_size(dtype: str) -> int:
 
 
 def write_atomically(file: Path, write: Callable[[Path], Any]) -> None:
-    """Let `write` fill a temporary file beside `file`, then rename it."""
+    """Let `write` fill a temporary file beside `file`; on the disk, it is renamed."""
     # Neither tempfile nor save_file: their files are private to the user, and the
     # rename would keep that.
     partial = file.with_name(f".{file.name}.{uuid.uuid4().hex}")
     try:
         write(partial)
+        with partial.open("rb+") as written:
+            os.fsync(written.fileno())
         os.replace(partial, file)
     finally:
         partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def replaced(folder: Path, last: Sequence[str]) -> Generator[Path]:
+    """A new folder for the files of `folder`, which go there when all are written.
+
+    `last` names the files without which no one can read `folder`. If it is there they
+    are taken away first and come last, so an interruption leaves the old files, the new
+    ones, or what is refused; never a mixture that can be read. Other files stay.
+    """
+    folder = folder.resolve()
+    there, name = folder.is_dir(), uuid.uuid4().hex
+    new = folder / f".{name}" if there else folder.with_name(f".{folder.name}.{name}")
+    new.mkdir(parents=True)
+    try:
+        yield new
+        if not there:
+            os.rename(new, folder)
+            return
+        for old in last:
+            (folder / old).unlink(missing_ok=True)
+        first = sorted(file.name for file in new.iterdir() if file.name not in last)
+        for file in [*first, *(file for file in last if (new / file).exists())]:
+            os.replace(new / file, folder / file)
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
 
 
 def write_json(file: Path, value: Mapping[str, Any]) -> None:

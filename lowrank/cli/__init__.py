@@ -49,7 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SystemExit as stop:  # help, and wrong usage as tyro tells it
         return stop.code if isinstance(stop.code, int) else USAGE
     except KeyboardInterrupt:
-        return _fail(words[0], "interrupted: nothing half-written is left", INTERRUPTED)
+        told = "interrupted: nothing half-written is left that could be read"
+        return _fail(words[0], told, INTERRUPTED)
     except BrokenPipeError:  # the reader of a pipe has gone, and that is its right
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return OK

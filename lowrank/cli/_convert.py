@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -123,28 +124,28 @@ def _frozen(state: lrk.State) -> lrk.State:
 def _smaller(options: Options, adapter: Adapter) -> None:
     """A folder of a folder, at most of some rank."""
     report = Report(f"Adapter {options.source}", options.json)
-    modules = {}
-    for name in adapter.modules:
-        own = adapter.read(name)
-        new, share = _cut(own, options.rank or own.rank)
-        modules[name] = new
-        row = {"module": name, "kind": kind_of(own), "was": own.rank, "rank": new.rank}
-        report.add(**row, cut_off=share, norm=change_norm(new))
-    raw = adapter.config.raw
-    saved = _files.read_tensors(adapter.saved)
+
+    def cut() -> Iterator[tuple[str, Factors]]:
+        for name in adapter.modules:
+            own = adapter.read(name)
+            new, share = _cut(own, options.rank or own.rank)
+            row = {"module": name, "kind": kind_of(own), "was": own.rank}
+            report.add(**row, rank=new.rank, cut_off=share, norm=change_norm(new))
+            yield name, new
+
+    raw, saved = adapter.config.raw, adapter.saved
     biases = [n for n in saved if n.endswith(".bias") and adapter.config.biases]
     whole = {n.rpartition(".")[0] for n in saved if n not in biases}
     write_adapter(
         options.target,
-        modules,
+        cut(),
         saved=saved,
         whole=whole,
         bias="all" if biases else "none",
         extra=noted(raw),
     )
-    report.close(
-        f"{len(modules)} modules written to {options.target}", modules=len(modules)
-    )
+    count = len(adapter.modules)
+    report.close(f"{count} modules written to {options.target}", modules=count)
 
 
 def noted(raw: dict[str, Any]) -> dict[str, Any]:

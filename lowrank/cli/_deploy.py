@@ -35,6 +35,8 @@ PRESETS = (
 )
 _EMBEDDINGS = re.compile(r"embed|^wte$|^wpe$")
 _BESIDE = (".json", ".txt", ".model")  # the config and the tokenizer
+# Without these a folder is no checkpoint.
+_SEALS = (_files.WEIGHTS, _files.INDEX, "config.json")
 _MOST_BESIDE = 256 * 2**20
 
 
@@ -262,17 +264,13 @@ def _write(
     options: Options, entries: list[Stored], tensor: Callable[[Stored], np.ndarray]
 ) -> None:
     """The checkpoint, file by file, with what lies beside it."""
-    options.out.mkdir(parents=True, exist_ok=True)
-    for file in dict.fromkeys(entry.file for entry in entries):
-        own = [entry for entry in entries if entry.file == file]
-        _files.write_streamed(options.out / file.name, own, tensor)
-    for name in (_files.WEIGHTS, _files.INDEX):  # of another checkpoint before it
-        if not (options.base / name).exists():
-            (options.out / name).unlink(missing_ok=True)
-    for file in sorted(options.base.iterdir()):
-        fits = file.is_file() and file.suffix in _BESIDE
-        if fits and file.stat().st_size <= _MOST_BESIDE:
-            target = options.out / file.name
-            _files.write_atomically(
-                target, lambda path, f=file: shutil.copyfile(f, path)
-            )
+    with _files.replaced(options.out, _SEALS) as folder:
+        for file in dict.fromkeys(entry.file for entry in entries):
+            own = [entry for entry in entries if entry.file == file]
+            _files.write_streamed(folder / file.name, own, tensor)
+        for file in sorted(options.base.iterdir()):
+            fits = file.is_file() and file.suffix in _BESIDE
+            if fits and file.stat().st_size <= _MOST_BESIDE:
+                _files.write_atomically(
+                    folder / file.name, lambda path, f=file: shutil.copyfile(f, path)
+                )

@@ -46,6 +46,8 @@ def run(options: Options) -> None:
         _adapter(options)
     elif options.path.is_dir():
         _checkpoint(options)
+    elif not options.path.exists():
+        raise FileNotFoundError(f"no such file or folder: '{options.path}'")
     else:
         _state(options)
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ class Options:
 
     The methods are those of lowrank.merging: breadcrumbs, concat, dare, della, iso,
     iso_cts, knots, lego, linear, magnitude, svd, task_arithmetic, ties, tsv. One module
-    at a time is in memory, beside the result. A result of full rank (ties, dare, ...)
+    at a time is in memory. A result of full rank (ties, dare, ...)
     needs --rank: its best approximation of that rank is written, and what was cut off
     is told as a share of its squared norm.
 
@@ -87,17 +88,20 @@ def run(options: Options) -> None:
     adapters = [open_adapter("merge", path) for path in options.adapters]
     _check(adapters)
     report = Report(f"{options.method} of {len(adapters)} adapters", options.json)
-    merged = {}
-    for name in dict.fromkeys(name for own in adapters for name in own.modules):
-        found = [own.read(name) if name in own.modules else None for own in adapters]
-        own, share = _leaf(name, found, method, told, options)
-        merged[name] = own
-        ranks = tuple(0 if f is None else f.rank for f in found)
-        row = {"module": name, "kind": kind_of(own), "ranks": ranks, "rank": own.rank}
-        report.add(**row, cut_off=share, norm=change_norm(own))
-    write_adapter(options.out, merged, extra=_shared(adapters))
-    foot = f"{len(merged)} modules written to {options.out}"
-    report.close(foot, modules=len(merged), out=options.out)
+    names = list(dict.fromkeys(name for own in adapters for name in own.modules))
+
+    def merged() -> Iterator[tuple[str, Factors]]:
+        for name in names:
+            found = [a.read(name) if name in a.modules else None for a in adapters]
+            own, share = _leaf(name, found, method, told, options)
+            ranks = tuple(0 if f is None else f.rank for f in found)
+            row = {"module": name, "kind": kind_of(own), "ranks": ranks}
+            report.add(**row, rank=own.rank, cut_off=share, norm=change_norm(own))
+            yield name, own
+
+    write_adapter(options.out, merged(), extra=_shared(adapters))
+    foot = f"{len(names)} modules written to {options.out}"
+    report.close(foot, modules=len(names), out=options.out)
 
 
 def _method(options: Options) -> tuple[Any, dict[str, Any]]:

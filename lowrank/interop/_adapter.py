@@ -2,7 +2,7 @@
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -179,6 +179,12 @@ def _module(
     if a is None or b is None:
         return None
     rank = config.rank(name)
+    if groups := _groups(a.shape, b.shape, rank):
+        wrong["grouped"].append(
+            f"{a.key!r}: a convolution of {groups} groups, whose `A` mixes the inputs "
+            "of all, so that it is no change of the kernel"
+        )
+        return None
     if not _fits(a.shape, b.shape, rank):
         wrong["mis-shaped"].append(
             f"{a.key!r} and {b.key!r}: expected ({rank}, in) and (out, {rank}), got "
@@ -191,6 +197,13 @@ def _module(
     return Factors(a, b, m, config.scale(name, rank), bool(kind))
 
 
+def _groups(a: tuple[int, ...], b: tuple[int, ...], rank: int) -> int:
+    """How many groups a convolution has, or 0: its B is `[out, r / groups, 1, ...]`."""
+    if len(a) < 3 or len(a) != len(b) or a[0] != rank or not 0 < b[1] < rank:
+        return 0
+    return 0 if rank % b[1] else rank // b[1]
+
+
 def _fits(a: tuple[int, ...], b: tuple[int, ...], rank: int) -> bool:
     """Whether shapes are those of two factors of a rank."""
     if len(a) < 2 or len(a) != len(b) or 0 in a or 0 in b:
@@ -200,45 +213,49 @@ def _fits(a: tuple[int, ...], b: tuple[int, ...], rank: int) -> bool:
 
 def write_adapter(
     directory: Any,
-    modules: Mapping[str, Factors],
+    modules: Mapping[str, Factors] | Iterable[tuple[str, Factors]],
     *,
     others: Iterable[str] = (),
-    saved: Mapping[str, np.ndarray] | None = None,
+    saved: Mapping[str, np.ndarray | Stored] | None = None,
     whole: Iterable[str] = (),
     bias: str = "none",
     extra: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write an adapter as PEFT does; the config last, when the weights are there.
+    """Write an adapter as PEFT does, whole or not at all, one tensor in memory.
 
     Args:
         directory: Folder; made if absent.
-        modules: What is adapted, by module name.
+        modules: What is adapted, by module name, or pairs that come one by one.
         others: Names of modules of the model that are not.
-        saved: Parameters that are stored whole, by their torch name.
+        saved: Parameters that are stored whole, by their torch name, or where they lie.
         whole: Names of the modules that they make up.
         bias: The entry `bias` of the config.
         extra: Further entries of the config.
     """
-    folder = Path(directory)
-    tensors = {}
-    for name, own in modules.items():
-        parts = zip(own.keys, (own.a, own.b, own.m), strict=True)
-        tensors |= {
-            f"{PREFIX}{name}.{key}": np.asarray(x) for key, x in parts if x is not None
-        }
-    for name, array in (saved or {}).items():
-        module, _, last = name.rpartition(".")
-        inner = ".base_layer" if module in modules else ""
-        tensors[f"{PREFIX}{module}{inner}.{last}"] = array
-    config = made_config(
-        {name: own.rank for name, own in modules.items()},
-        {name: own.scale for name, own in modules.items()},
-        others=others,
-        dora=any(own.m is not None for own in modules.values()),
-        saved=sorted(whole),
-        bias=bias,
-        extra=extra or {},
-    )
-    folder.mkdir(parents=True, exist_ok=True)
-    _files.write_tensors(folder / WEIGHTS, tensors)
-    _files.write_json(folder / CONFIG, config)
+    made: dict[str, tuple[int, float, bool]] = {}
+    pairs: Any = modules.items() if isinstance(modules, Mapping) else modules
+
+    def tensors() -> Iterator[tuple[str, np.ndarray]]:
+        for name, own in pairs:
+            made[name] = own.rank, own.scale, own.m is not None
+            for key, x in zip(own.keys, (own.a, own.b, own.m), strict=True):
+                if x is not None:
+                    yield f"{PREFIX}{name}.{key}", np.asarray(x)
+        for name, x in (saved or {}).items():
+            module, _, last = name.rpartition(".")
+            inner = ".base_layer" if module in made else ""
+            array = _files.read_tensors({"x": x})["x"] if isinstance(x, Stored) else x
+            yield f"{PREFIX}{module}{inner}.{last}", array
+
+    with _files.replaced(Path(directory), (CONFIG,)) as folder:
+        _files.write_spooled(folder / WEIGHTS, tensors())
+        config = made_config(
+            {name: rank for name, (rank, _, _) in made.items()},
+            {name: scale for name, (_, scale, _) in made.items()},
+            others=others,
+            dora=any(lengths for _, _, lengths in made.values()),
+            saved=sorted(whole),
+            bias=bias,
+            extra=extra or {},
+        )
+        _files.write_json(folder / CONFIG, config)

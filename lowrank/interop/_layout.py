@@ -57,18 +57,32 @@ def factors_out(
     return Factors(first, second, m, scale, embedding)
 
 
-def weight_in(w: np.ndarray, shape: Shape, *, kernel: bool, conv1d: bool) -> Any:
+def grouped_out(own: Factors, groups: int) -> Factors:
+    """The factors of a grouped convolution, from those of its kernel.
+
+    The kernel is `[*kernel, in / groups, out]`. There, `A` takes the inputs of all
+    groups and `B` is grouped: `[r, in, *kernel]` and `[out, r / groups, 1, ...]`. So
+    each group has `A` once, beside zeros, and the rank is `groups` times as large.
+    """
+    rank, inputs, *kernel = own.a.shape
+    a = np.zeros((groups, rank, groups, inputs, *kernel), own.a.dtype)
+    for group in range(groups):
+        a[group, :, group] = own.a
+    return own._replace(a=a.reshape(groups * rank, groups * inputs, *kernel))
+
+
+def weight_in(w: np.ndarray, shape: Shape, *, kernel: bool, conv1d: bool | None) -> Any:
     """A whole parameter in our layout, or why it does not fit.
 
     A kernel of two axes is the transpose of a Linear's weight, and the same as that of
-    a Conv1D of GPT-2, of which only the config tells.
+    a Conv1D of GPT-2; `conv1d` is None where it may be either.
     """
-    if not kernel or w.ndim < 2:
+    if not kernel or w.ndim < 2 or (conv1d and w.ndim == 2):
         return w if w.shape == shape else f"expected {shape}, got {w.shape}"
     turned = np.moveaxis(w, (0, 1), (-1, -2))
-    if conv1d and w.ndim == 2 and w.shape == shape:
+    if conv1d is None and w.ndim == 2 and w.shape == shape:
         same = shape[0] == shape[1]
-        return "square, so Linear and Conv1D look alike" if same else w
+        return "square, so Linear and Conv1D look alike: pass conv1d=" if same else w
     back = (*shape[:-3:-1], *shape[:-2])
     return turned if turned.shape == shape else f"expected {back}, got {w.shape}"
 

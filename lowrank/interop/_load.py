@@ -71,6 +71,7 @@ def load_peft(
     axes: Mapping[Path, Axes] | None = None,
     absent: Select | None = None,
     layers: str | None = None,
+    conv1d: Select | None = None,
     dropout: Any = 0.0,
 ) -> Loaded:
     """Read a LoRA that PEFT wrote, completely or not at all.
@@ -98,6 +99,9 @@ def load_peft(
         layers: Path of layers that the tree holds as one, with leaves `[layers, ...]`,
             such as `model/layers`. All of them must have what one has, of one rank and
             scale.
+        conv1d: Which of the kernels that are stored whole are those of Conv1D layers,
+            `[in, out]` there. None: with `fan_in_fan_out` the shape tells, and a square
+            kernel is refused; without it there are none.
         dropout: Dropout of `tx`, as for `lora`; `adapted` has none.
 
     Returns:
@@ -108,8 +112,8 @@ def load_peft(
     Raises:
         FileNotFoundError: If a file is absent.
         ValueError: If a file cannot be read, the config asks for what is no plain LoRA
-            or DoRA, or keys are missing, unexpected, mis-shaped or not floating; all
-            are listed.
+            or DoRA, a convolution is grouped, or keys are missing, unexpected,
+            mis-shaped or not floating; all are listed.
 
     Example:
         >>> import tempfile
@@ -145,7 +149,7 @@ def load_peft(
     count = next((x.shape[0] for p, x in whole.items() if p not in leaves), 0)
     wrong["mis-shaped"] += unlike(found, layers, count)
     refuse(who, adapter.directory, wrong)
-    deltas = _deltas(adapter, names, leaves, wrong)
+    deltas = _deltas(adapter, names, leaves, conv1d, wrong)
     refuse(who, adapter.directory, wrong)
     arrays = {}
     for name in adapter.modules:
@@ -225,10 +229,14 @@ def _check_shapes(
 
 
 def _deltas(
-    adapter: Adapter, names: Names, leaves: Mapping[Path, Any], wrong: Wrong
+    adapter: Adapter,
+    names: Names,
+    leaves: Mapping[Path, Any],
+    conv1d: Select | None,
+    wrong: Wrong,
 ) -> dict[Path, np.ndarray]:
     """What is stored whole, less the base; note what does not fit."""
-    conv1d = bool(adapter.config.raw.get("fan_in_fan_out"))
+    unsaid = None if adapter.config.raw.get("fan_in_fan_out") else False
     deltas = {}
     whole = [*adapter.saved.items(), *adapter.bases.items()]
     values = _files.read_tensors({entry.key: entry for _, entry in whole})
@@ -238,7 +246,8 @@ def _deltas(
             continue
         kernel = path.endswith("/kernel")
         shape = tuple(leaves[path].shape)
-        new = weight_in(values.pop(entry.key), shape, kernel=kernel, conv1d=conv1d)
+        turned = unsaid if conv1d is None else conv1d(path, as_struct(leaves[path]))
+        new = weight_in(values.pop(entry.key), shape, kernel=kernel, conv1d=turned)
         base = leaves[path].dense() if is_operator(leaves[path]) else leaves[path]
         if isinstance(new, str):
             wrong["mis-shaped"].append(f"'{entry.key}': {new}")

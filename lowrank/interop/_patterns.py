@@ -111,17 +111,27 @@ def lookup(
     table, bad = [], []
     for key, value in patterns.items():
         pattern = compiled(key, _MOST - _REPEAT_WEIGHT)
+        if not isinstance(pattern, str):
+            pattern = _ending(key)
         if isinstance(pattern, str):
             bad.append(f"{key!r}: {pattern}")
         elif type(value) not in kinds:
             bad.append(f"{key!r}: expected a number, got {value!r}")
         else:
-            table.append((re.compile(rf"(?:.*\.)?(?:{key})$"), value))
+            table.append((pattern, value))
 
     def find(name: str) -> Any:
         return next((value for pattern, value in table if pattern.match(name)), None)
 
     return bad or _timed(find)
+
+
+def _ending(key: str) -> re.Pattern[str] | str:
+    """The pattern of an end of a name; flags for all of it, `(?i)`, cannot be in it."""
+    try:
+        return re.compile(rf"(?:.*\.)?(?:{key})$")
+    except (re.error, OverflowError, RecursionError) as error:
+        return f"no regular expression for an end of a name: {error}"
 
 
 def exact_targets(names: Iterable[str], others: Iterable[str]) -> list[str] | str:

@@ -15,7 +15,7 @@ from lowrank._base import Operator, Path, PyTree, as_struct, is_operator
 from lowrank._select import Select, check_select
 from lowrank.interop._adapter import Factors, write_adapter
 from lowrank.interop._config import WRITTEN
-from lowrank.interop._layout import factors_out, weight_out, wide
+from lowrank.interop._layout import factors_out, grouped_out, weight_out, wide
 from lowrank.interop._names import parameter_name
 from lowrank.interop._stacked import taken_apart
 from lowrank.operators import Delta, DropoutLowRank, LowRank, Magnitude
@@ -48,6 +48,8 @@ def save_peft(
     *,
     rename: Callable[[Path], str | None] | None = None,
     conv: Select = is_conv,
+    groups: Mapping[Path, int] | None = None,
+    conv1d: Select | None = None,
     layers: str | None = None,
     config: Mapping[str, Any] | None = None,
 ) -> None:
@@ -68,6 +70,13 @@ def save_peft(
         conv: Which of the adapted leaves are kernels `[*kernel, in, out]` of
             convolutions; all others are written as Linear layers, their inputs and
             outputs flattened.
+        groups: Number of groups of each grouped convolution, by path: a kernel
+            `[*kernel, in / groups, out]` does not show it, and without it there is one.
+            Of such a convolution PEFT's `A` takes the inputs of all groups, so it is
+            written with zeros between them, and with `groups` times the rank.
+        conv1d: Which of the kernels that are written whole are Conv1D's, `[in, out]`
+            there too; all others are Linear's, and transposed. To be passed where
+            `config` has `fan_in_fan_out`, since that does not tell.
         layers: Path of layers that the tree holds as one, with leaves `[layers, ...]`,
             such as `model/layers`; each is written by its number.
         config: Further entries of `adapter_config.json`, such as `task_type`,
@@ -76,7 +85,8 @@ def save_peft(
     Raises:
         TypeError: If it is called under `jit`.
         ValueError: If no leaf has a low-rank term, a leaf holds what no LoRA can stand
-            for, two leaves have one name, or `config` has an entry that follows from
+            for, two leaves have one name, `groups` does not fit, a whole kernel may be
+            a Linear's or a Conv1D's, or `config` has an entry that follows from
             the tree; all are listed.
 
     Example:
@@ -92,8 +102,7 @@ def save_peft(
 
     Notes:
         A leaf that is a plain array is taken for the base, whatever was done to it.
-        Dropout is written as `lora_dropout` where it is one number for all leaves. A
-        stored head is taken for a Linear layer: its kernel is transposed.
+        Dropout is written as `lora_dropout` where it is one number for all leaves.
 
     References:
         The checkpoint format of PEFT, as its release 0.21.2 writes and reads it.
@@ -106,13 +115,15 @@ def save_peft(
     names = {path: _name(path, rename) for path in leaves}
     low, plain, bad = _sorted(leaves)
     bad += _crowded(names)
+    counts = groups or {}
+    bad += [f"'{path}' (in groups=, but not adapted)" for path in counts - low.keys()]
     modules = {}
     for path, parts in low.items():
         module = names[path].removesuffix(".weight")
         if module == names[path]:
             bad.append(f"'{path}' is '{names[path]}' there: no weight of a module")
             continue
-        found = _factors(path, leaves[path], parts, conv)
+        found = _factors(path, leaves[path], parts, conv, counts.get(path, 1))
         bad += [found] if isinstance(found, str) else []
         if isinstance(found, Factors):
             modules[module] = found
@@ -120,6 +131,9 @@ def save_peft(
     if len(dora) > 1:
         bad.append("some leaves have trained lengths (DoRA) and some not")
     whole, bias = _whole(plain, names, modules, bad)
+    turned = _turned(leaves, names, whole, conv1d)
+    if conv1d is None and (config or {}).get("fan_in_fan_out"):
+        bad += [f"'{p}' (whole, of a Linear or a Conv1D: pass conv1d=)" for p in turned]
     if not low and not bad:
         bad.append("no leaf has a low-rank term")
     if bad:
@@ -128,7 +142,7 @@ def save_peft(
             "what is no low-rank term to one with lrk.merging.svd, or write dense "
             "weights with lrk.materialize."
         )
-    stored = _stored(leaves, names, whole, bias)
+    stored = _stored(leaves, names, turned, whole, bias)
     write_adapter(
         directory,
         modules,
@@ -171,7 +185,9 @@ def _sorted(
     return low, plain, bad
 
 
-def _factors(path: Path, leaf: Any, parts: _Parts, conv: Select) -> Factors | str:
+def _factors(
+    path: Path, leaf: Any, parts: _Parts, conv: Select, groups: int
+) -> Factors | str:
     """One adapted leaf in the layout of torch, or why it has none."""
     first = parts.terms[0]
     if any((t.a_dims, t.b_dims) != (first.a_dims, first.b_dims) for t in parts.terms):
@@ -184,6 +200,8 @@ def _factors(path: Path, leaf: Any, parts: _Parts, conv: Select) -> Factors | st
         return f"'{path}' (a convolution whose `a` does not hold [*kernel, in])"
     if parts.m is not None and parts.m.dims != first.b_dims:
         return f"'{path}' (lengths over other axes than the outputs)"
+    if (odd := _odd_groups(groups, leaf.shape, is_kernel, parts)) is not None:
+        return f"'{path}' ({odd})"
     if len(parts.terms) == 1:
         a, b, scale = first.a, first.b, float(first.scale)
     else:
@@ -195,7 +213,21 @@ def _factors(path: Path, leaf: Any, parts: _Parts, conv: Select) -> Factors | st
     m = None if parts.m is None else np.asarray(parts.m.m)
     embedding = path.endswith("embedding")
     arrays = np.asarray(a), np.asarray(b)
-    return factors_out(*arrays, m, scale, conv=is_kernel, embedding=embedding)
+    found = factors_out(*arrays, m, scale, conv=is_kernel, embedding=embedding)
+    return found if groups == 1 else grouped_out(found, groups)
+
+
+def _odd_groups(
+    groups: int, shape: tuple[int, ...], conv: bool, parts: _Parts
+) -> str | None:
+    """Why a leaf cannot have so many groups, or None."""
+    if type(groups) is not int or groups < 1 or shape[-1] % groups:
+        return f"{groups!r} groups of {shape[-1]} outputs"
+    if groups > 1 and not conv:
+        return f"{groups} groups of what is no convolution"
+    if groups > 1 and parts.m is not None:
+        return f"{groups} groups with lengths, which PEFT does not know"
+    return None
 
 
 def _whole(
@@ -214,15 +246,37 @@ def _whole(
     return whole, any(module not in whole for module in parents.values())
 
 
+def _turned(
+    leaves: Mapping[Path, Any],
+    names: Mapping[Path, str],
+    whole: set[str],
+    conv1d: Select | None,
+) -> set[Path]:
+    """Kernels of two axes in whole modules, but for those of Conv1D layers."""
+    return {
+        path
+        for path, leaf in leaves.items()
+        if names[path].rpartition(".")[0] in whole
+        and path.endswith("/kernel")
+        and len(leaf.shape) == 2
+        and not (conv1d is not None and conv1d(path, as_struct(leaf)))
+    }
+
+
 def _stored(
-    leaves: Mapping[Path, Any], names: Mapping[Path, str], whole: set[str], bias: bool
+    leaves: Mapping[Path, Any],
+    names: Mapping[Path, str],
+    turned: set[Path],
+    whole: set[str],
+    bias: bool,
 ) -> dict[str, np.ndarray]:
     """The parameters of whole modules, and all biases if any is to be stored."""
     stored = {}
     for path, leaf in leaves.items():
         module, _, last = names[path].rpartition(".")
         if module in whole or (bias and last == "bias"):
-            kernel = path.endswith("/kernel")
+            conv = path.endswith("/kernel") and len(leaf.shape) > 2
+            kernel = conv or path in turned
             stored[names[path]] = weight_out(_value(leaf), kernel=kernel)
     return stored
 

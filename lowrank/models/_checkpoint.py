@@ -16,6 +16,7 @@ from jax.typing import DTypeLike
 
 from lowrank import _files
 from lowrank._files import FLOATS, Stored
+from lowrank.models._config import check_depth, is_number
 from lowrank.models._functional import Params, flatten, functional, nest, to_path
 from lowrank.models._stack import stack_layers, unstack_layers
 
@@ -77,12 +78,14 @@ def read_model(
     """Read a model and its config, completely or not at all."""
     folder = Path(directory)
     config = read_config(who, folder / CONFIG, layout)
+    listed = _files.list_tensors(who, folder)
+    layers = getattr(config, "num_hidden_layers", getattr(config, "n_layer", 0))
+    check_depth(who, folder, layers, len(listed))
     blueprint = Blueprint(layout, config, param_dtype=param_dtype, **options)
     shapes = {
         file_key(path): _file_shape(layout, path, leaf.shape)
         for path, leaf in blueprint.leaves.items()
     }
-    listed = _files.list_tensors(who, folder)
     stored = _rename(who, layout, listed, skip)
     _check(who, folder, shapes, stored)
     tensors = _files.read_tensors(stored)
@@ -101,14 +104,12 @@ def write_model(
     params: Mapping[str, Any] | None,
     layout: Layout,
 ) -> None:
-    """Write the weights and then `config.json`, each whole or not at all."""
+    """Write the weights and `config.json`, whole or not at all."""
     own = functional(model)[1]
     tree = own if params is None else params
     _check_leaves(who, flatten(own), flatten(tree))
     if not isinstance(getattr(model, "blocks", nnx.List()), nnx.List):
         tree = unstack_layers(tree, layout.layers)
-    folder = Path(directory)
-    folder.mkdir(parents=True, exist_ok=True)
     tensors = {}
     for path, leaf in flatten(tree).items():
         inside = path.split("/")[0] not in layout.heads
@@ -116,12 +117,13 @@ def write_model(
         array = np.asarray(leaf)
         axes = _axes(layout, path, array.ndim)
         tensors[prefix + file_key(path)] = array.transpose(axes)
-    _files.write_tensors(folder / _files.WEIGHTS, tensors)
     config = {key: allowed[0] for key, allowed in layout.supported.items()}
     config |= dataclasses.asdict(model.config)
     config = {k: v for k, v in config.items() if k not in layout.unwritten}
     config |= layout.written(model.config)
-    _files.write_json(folder / CONFIG, config)
+    with _files.replaced(Path(directory), (CONFIG,)) as folder:
+        _files.write_tensors(folder / _files.WEIGHTS, tensors)
+        _files.write_json(folder / CONFIG, config)
 
 
 class Blueprint:
@@ -178,14 +180,14 @@ def read_config(who: str, file: Path, layout: Layout) -> Any:
     found = {}
     for field in dataclasses.fields(layout.config):
         if field.name in raw and field.name not in extra:
-            found[field.name] = raw[field.name]
+            found[field.name] = _as(raw[field.name], field.type)
             if not _is_of(raw[field.name], field.type):
                 wrong.append(
                     f"'{field.name}': expected a {_word(field.type)}, got "
-                    f"{raw[field.name]!r}"
+                    f"{_files.shortened(repr(raw[field.name]))}"
                 )
     wrong += [
-        f"'{name}': expected {allowed[0]!r}, got {raw[name]!r}"
+        f"'{name}': expected {allowed[0]!r}, got {_files.shortened(repr(raw[name]))}"
         for name, allowed in layout.supported.items()
         if name in raw and raw[name] not in allowed
     ]
@@ -199,8 +201,15 @@ def read_config(who: str, file: Path, layout: Layout) -> Any:
 
 def _is_of(value: Any, kind: Any) -> bool:
     """Whether a value of JSON can be one of a field of that type."""
-    allowed = {float: (int, float), bool: (bool,), int: (int,)}
+    if kind is float:
+        return is_number(value)
+    allowed = {bool: (bool,), int: (int,)}
     return type(value) in allowed.get(kind, (int, type(None)))
+
+
+def _as(value: Any, kind: Any) -> Any:
+    """The value; a whole number as a float where the field is one."""
+    return float(value) if kind is float and is_number(value) else value
 
 
 def _word(kind: Any) -> str:

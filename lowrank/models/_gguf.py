@@ -1,5 +1,6 @@
 """GGUF files: metadata, the table of tensors, and their numbers as float32."""
 
+import math
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -25,6 +26,9 @@ NUMBERS = {
     12: "<f8",
 }
 STRING, ARRAY = 8, 9
+# Of what a file may ask for: axes of a tensor, arrays within arrays, entries of one.
+_AXES, _DEPTH, _ITEMS = 4, 4, 2**24
+_MOST_ALIGNMENT = 2**20
 
 
 def _halves(packed: np.ndarray) -> np.ndarray:
@@ -122,6 +126,16 @@ def read_gguf(who: str, file: Path) -> Gguf:
             f"{who}: cannot decode '{file}' at {'; '.join(strange)}: expected one of "
             f"{known}. Pass a file quantized in one of these."
         )
+    broken = [
+        f"'{name}': {entry.shape}"
+        for name, entry in found.tensors.items()
+        if math.prod(entry.shape[-1:]) % FORMATS[entry.format].numbers
+    ]
+    if broken:
+        raise ValueError(
+            f"{who}: cannot decode '{file}' at {'; '.join(broken)}: expected rows of "
+            "whole blocks. It is damaged: fetch it again."
+        )
     short = [name for name, e in found.tensors.items() if _end(e) > data.size]
     if short:
         raise ValueError(
@@ -144,7 +158,7 @@ def read_tensor(gguf: Gguf, name: str) -> np.ndarray:
 def _end(entry: Entry) -> int:
     """The byte after a tensor."""
     kind = FORMATS[entry.format]
-    return entry.offset + int(np.prod(entry.shape)) // kind.numbers * kind.bytes
+    return entry.offset + math.prod(entry.shape) // kind.numbers * kind.bytes
 
 
 class _Cursor:
@@ -166,16 +180,27 @@ class _Cursor:
     def string(self) -> str:
         return self.take(self.number("<u8")).tobytes().decode("utf-8")
 
-    def value(self, kind: int) -> Any:
+    def count(self, code: str, most: int, what: str) -> int:
+        """A number of things, refused if there are too many to be true."""
+        number = self.number(code)
+        if number > most:
+            raise ValueError(f"{number} {what}, where {most} are the most")
+        return number
+
+    def value(self, kind: int, depth: int = 0) -> Any:
         if kind == STRING:
             return self.string()
         if kind != ARRAY:
+            if kind not in NUMBERS:
+                raise ValueError(f"a value of the unknown type {kind}")
             return self.number(NUMBERS[kind])
-        inner, count = self.number("<u4"), self.number("<u8")
+        if depth == _DEPTH:
+            raise ValueError(f"arrays nested deeper than {_DEPTH}")
+        inner, count = self.number("<u4"), self.count("<u8", _ITEMS, "items")
         if inner in NUMBERS:
             dtype = np.dtype(NUMBERS[inner])
             return self.take(count * dtype.itemsize).view(dtype).tolist()
-        return [self.value(inner) for _ in range(count)]
+        return [self.value(inner, depth + 1) for _ in range(count)]
 
 
 def _read(file: Path, data: np.ndarray) -> Gguf:
@@ -192,10 +217,15 @@ def _read(file: Path, data: np.ndarray) -> Gguf:
     entries = {}
     for _ in range(tensors):
         name = cursor.string()
+        if name in entries:
+            raise ValueError(f"two tensors {name!r}")
         # Written with the fastest axis first.
-        shape = [cursor.number("<u8") for _ in range(cursor.number("<u4"))][::-1]
+        axes = cursor.count("<u4", _AXES, "axes")
+        shape = [cursor.number("<u8") for _ in range(axes)][::-1]
         entries[name] = Entry(tuple(shape), cursor.number("<u4"), cursor.number("<u8"))
     align = metadata.get(ALIGNMENT, 32)
+    if type(align) is not int or not 1 <= align <= _MOST_ALIGNMENT:
+        raise ValueError(f"{ALIGNMENT!r} of {align!r}")
     start = -(-cursor.at // align) * align
     moved = {n: e._replace(offset=start + e.offset) for n, e in entries.items()}
     return Gguf(file, metadata, moved)

@@ -10,7 +10,9 @@ import numpy as np
 from jax.typing import DTypeLike
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
+from lowrank._files import shortened
 from lowrank.models._checkpoint import Blueprint
+from lowrank.models._config import check_depth, is_number
 from lowrank.models._gguf import Gguf, read_gguf, read_tensor
 from lowrank.models._layouts import LLAMA
 from lowrank.models._llama import Llama
@@ -45,6 +47,7 @@ OPTIONAL = {
     "head_dim": "attention.key_length",
     "rope_theta": "rope.freq_base",
 }
+_REAL = ("rms_norm_eps", "rope_theta")
 CONTROL = 3  # the type of tokens that no text is split into
 # Kinds of BPE by how they cut text before merging.
 CUTS = {
@@ -102,6 +105,7 @@ def load_gguf(
     """
     gguf = read_gguf("load_gguf", Path(file))
     config = _config(gguf)
+    check_depth("load_gguf", file, config.num_hidden_layers, len(gguf.tensors))
     options = {"dtype": dtype, "param_dtype": param_dtype, "remat": remat, "scan": scan}
     blueprint = Blueprint(LLAMA, config, **options)
     names = {path: _tensor_name(path) for path in blueprint.leaves}
@@ -187,12 +191,22 @@ def load_gguf_tokenizer(file: str | os.PathLike[str]) -> Tokenizer:
             f"load_gguf_tokenizer: another kind of tokenizer in '{file}' at "
             f"{'; '.join(wrong)}. Use the tokenizer.json of the model."
         )
-    tokens, types, merges = (found[key] for key in keys)
+    try:
+        return _tokenizer(found["tokenizer.ggml.pre"], *(found[key] for key in keys))
+    except Exception as error:  # the library raises bare Exception
+        raise ValueError(
+            f"load_gguf_tokenizer: cannot read '{file}': expected tokens, as many "
+            f"types and merges of two tokens, got {shortened(str(error))}. It is "
+            "damaged: fetch it again."
+        ) from error
+
+
+def _tokenizer(cut: str, tokens: list, types: list, merges: list) -> Tokenizer:
+    """The tokenizer of these pieces."""
     pairs = [tuple(merge.split(" ")) for merge in merges]
     vocabulary = {token: i for i, token in enumerate(tokens)}
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=pairs))
-    cuts = CUTS[found["tokenizer.ggml.pre"]]
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(cuts)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(CUTS[cut])
     tokenizer.decoder = decoders.ByteLevel()
     control = [t for t, kind in zip(tokens, types, strict=True) if kind == CONTROL]
     tokenizer.add_special_tokens(control)
@@ -203,7 +217,7 @@ def _config(gguf: Gguf) -> LlamaConfig:
     """The sizes that the metadata state; refuse another kind of model."""
     found = gguf.metadata
     wrong = [
-        f"'{name}': expected {allowed!r}, got {found[name]!r}"
+        f"'{name}': expected {allowed!r}, got {shortened(repr(found[name]))}"
         for name, allowed in (
             ("general.architecture", "llama"),
             ("llama.rope.scaling.type", "none"),
@@ -211,9 +225,11 @@ def _config(gguf: Gguf) -> LlamaConfig:
         if name in found and found[name] != allowed
     ]
     wrong += [
-        f"'llama.{key}': expected a number, got {found.get(f'llama.{key}', 'nothing')}"
-        for key in SIZES.values()
-        if not isinstance(found.get(f"llama.{key}"), int | float)
+        f"'llama.{key}': expected a number, got "
+        f"{shortened(str(found.get(f'llama.{key}', 'nothing')))}"
+        for field, key in {**SIZES, **OPTIONAL}.items()
+        if (field in SIZES or f"llama.{key}" in found)
+        and not _fits(field, found.get(f"llama.{key}"))
     ]
     if wrong:
         raise ValueError(
@@ -228,9 +244,14 @@ def _config(gguf: Gguf) -> LlamaConfig:
     words = gguf.tensors.get("token_embd.weight")
     return LlamaConfig(
         **stated,
-        vocab_size=words.shape[0] if words else found.get("llama.vocab_size", 1),
+        vocab_size=words.shape[0] if words and words.shape else 1,
         tie_word_embeddings="output.weight" not in gguf.tensors,
     )
+
+
+def _fits(field: str, value: Any) -> bool:
+    """Whether a value can be that of a field: all are whole but two."""
+    return is_number(value) and (field in _REAL or isinstance(value, int))
 
 
 def _plain(number: Any) -> Any:

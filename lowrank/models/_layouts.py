@@ -3,9 +3,11 @@
 import dataclasses
 from typing import Any
 
+from lowrank._files import shortened
 from lowrank.models._bert import Bert
 from lowrank.models._bert_config import BertConfig
 from lowrank.models._checkpoint import Layout
+from lowrank.models._config import is_number
 from lowrank.models._gpt2 import GPT2, GPT2Config
 from lowrank.models._llama import Llama
 from lowrank.models._llama_config import LlamaConfig
@@ -41,10 +43,23 @@ BERT = Layout(
 )
 
 
+def _wrong(name: str, expected: str, value: Any) -> str:
+    """A complaint about an entry."""
+    return f"'{name}': expected {expected}, got {shortened(repr(value))}"
+
+
+def _architectures(raw: dict[str, Any]) -> tuple[list[Any], list[str]]:
+    """The names of the architectures; what is no list of them is complained of."""
+    names = raw.get("architectures") or []
+    if isinstance(names, list):
+        return names, []
+    return [], [_wrong("architectures", "a list of names", names)]
+
+
 def _pooler(raw: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """Whether the architecture is one with a pooler: the bare model."""
-    names = raw.get("architectures") or ["RobertaModel"]
-    return {"pooler": "RobertaModel" in names}, []
+    names, wrong = _architectures(raw)
+    return {"pooler": not names or "RobertaModel" in names}, wrong
 
 
 ROBERTA = Layout(
@@ -66,10 +81,14 @@ ROBERTA = Layout(
 
 def _llama(raw: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """Rotary embeddings in their two spellings, and which products have biases."""
-    rope = raw.get("rope_parameters") or raw.get("rope_scaling") or {}
+    place = "rope_parameters" if raw.get("rope_parameters") else "rope_scaling"
+    rope, wrong, scaling = raw.get(place) or {}, [], None
+    if not isinstance(rope, dict):
+        rope, wrong = {}, [_wrong(place, "an object", rope)]
     theta = rope.get("rope_theta", raw.get("rope_theta", 10000.0))
     kind = rope.get("rope_type", rope.get("type", "default"))
-    wrong, scaling = [], None
+    if not is_number(theta):
+        theta, wrong = 1.0, [*wrong, _wrong("rope_theta", "a number", theta)]
     stated = {
         field.name: rope[field.name]
         for field in dataclasses.fields(RopeScaling)
@@ -80,13 +99,22 @@ def _llama(raw: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
         "linear": {"factor"},
         "llama3": {field.name for field in dataclasses.fields(RopeScaling)},
     }
-    if kind not in needed or not needed[kind] <= stated.keys():
-        wrong.append(
-            f"'rope_type': expected one of {sorted(needed)} with its factors, got "
-            f"{rope}"
-        )
-    elif kind != "default":
-        scaling = RopeScaling(**{name: stated[name] for name in needed[kind]})
+    whole = {"original_max_position_embeddings": int}
+    odd = [
+        _wrong(name, "a number", value)
+        for name, value in stated.items()
+        if not (is_number(value) and isinstance(value, whole.get(name, int | float)))
+    ]
+    wrong += odd
+    known = isinstance(kind, str) and kind in needed
+    if not known or not needed[kind] <= stated.keys():
+        expected = f"one of {sorted(needed)} with its factors"
+        wrong.append(_wrong("rope_type", expected, rope))
+    elif kind != "default" and not odd:
+        own: dict[str, Any] = {
+            name: whole.get(name, float)(stated[name]) for name in needed[kind]
+        }
+        scaling = RopeScaling(**own)
     # Qwen2 does not state its biases: queries, keys and values always have them.
     qwen = raw.get("model_type") == "qwen2"
     bias = bool(raw.get("attention_bias", False))
@@ -165,10 +193,16 @@ GPT_2 = Layout(
 
 def _labels(raw: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """As many outputs as labels, where the architecture is a classifier."""
-    classifies = "ViTForImageClassification" in (raw.get("architectures") or [])
+    names, wrong = _architectures(raw)
+    classifies = "ViTForImageClassification" in names
     # Without labels in the file there are two, which writers leave out.
-    labels = raw.get("num_labels", len(raw.get("id2label") or "01"))
-    return {"num_labels": labels if classifies else 0}, []
+    labels = raw.get("id2label") or {"0": "", "1": ""}
+    if not isinstance(labels, dict | list):
+        labels, wrong = {}, [*wrong, _wrong("id2label", "an object", labels)]
+    count = raw.get("num_labels", len(labels))
+    if type(count) is not int:
+        count, wrong = 0, [*wrong, _wrong("num_labels", "a number", count)]
+    return {"num_labels": count if classifies else 0}, wrong
 
 
 def _written_vit(config: ViTConfig) -> dict[str, Any]:

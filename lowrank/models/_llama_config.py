@@ -66,6 +66,11 @@ class LlamaConfig:
         if self.head_dim is None:
             multiples.append(("hidden_size", "num_attention_heads"))
         check_sizes(self, multiples)
+        if not self.rope_theta > 0:
+            raise ValueError(
+                f"LlamaConfig: wrong sizes at 'rope_theta': expected more than 0, got "
+                f"{self.rope_theta}. Correct the config."
+            )
         if self.head_size % 2:
             raise ValueError(
                 f"LlamaConfig: wrong sizes at 'head_dim': expected an even number, got "

@@ -73,10 +73,11 @@ def load(
     file = Path(directory) / CONFIG
     kind = _files.read_json("load", file).get("model_type")
     found = {name: x for x in _layouts.LAYOUTS for name in x.supported["model_type"]}
-    if kind not in found:
+    if not isinstance(kind, str) or kind not in found:
         raise ValueError(
             f"load: no such model at '{file}': expected a model_type out of "
-            f"{sorted(found)}, got {kind!r}. Pass the folder of such a checkpoint."
+            f"{sorted(found)}, got {_files.shortened(repr(kind))}. Pass the folder of "
+            "such a checkpoint."
         )
     options = {"dtype": dtype, "param_dtype": param_dtype, "remat": remat}
     return read_model("load", directory, found[kind], skip=skip, **options)

@@ -1,8 +1,10 @@
 """The program: its commands on tiny files, its exit codes, its help."""
 
 import json
+import os
 import subprocess
 import sys
+import tracemalloc
 
 import jax
 import jax.numpy as jnp
@@ -166,6 +168,68 @@ def test_merge_is_that_of_the_library(pair, params, tmp_path, capsys, method, op
         np.testing.assert_allclose(got, want[name]["kernel"], 1e-4, 1e-5)
     assert [row["ranks"] for row in found] == [[2, 1], [2, 1]]
     assert all(row["cut_off"] < 1e-6 for row in found if not (rank and row["rank"] < 5))
+
+
+def test_a_merge_holds_one_module_at_a_time(tmp_path, capsys):
+    rank, count = 32, 16
+    own = Factors(number(rank, 512), number(512, rank), None, 1.0, False)
+    for name in "ab":
+        write_adapter(tmp_path / name, {f"layer.{i}": own for i in range(count)})
+    words = ("merge", tmp_path / "a", tmp_path / "b", "--out", tmp_path / "out")
+    assert run(capsys, *words)[0] == 0  # whatever is made once is there now
+    tracemalloc.start()
+    try:
+        assert run(capsys, *words, "--overwrite")[0] == 0
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    module = 4 * 2 * rank * (512 + 512)
+    size = (tmp_path / "out/adapter_model.safetensors").stat().st_size
+    assert size > count * module
+    assert peak < 5 * module, f"{peak} bytes, {module} in a module"
+
+
+@pytest.mark.parametrize("command", ["merge", "convert", "deploy"])
+@pytest.mark.parametrize("moment", range(7))
+def test_an_interruption_leaves_the_old_the_new_or_what_is_refused(
+    pair, base, tmp_path, capsys, monkeypatch, command, moment
+):
+    old, new = tmp_path / "old", tmp_path / "new"
+    # Of the same shapes, so that either's config would fit the other's weights.
+    other = adapter(tmp_path / "c", by=1.1, scale=0.5, extra={"task_type": "CAUSAL_LM"})
+    words = {
+        "merge": (("merge", pair[0], pair[0]), ("merge", other, other)),
+        "convert": (("convert", pair[0]), ("convert", other)),
+        "deploy": (
+            ("deploy", base, "--select", "one.w"),
+            ("deploy", base, "--select", "two.w", "--device", "liu2017"),
+        ),
+    }[command]
+    place = [] if command == "convert" else ["--out"]
+    for first, folder in zip(words, (old, new), strict=True):
+        assert run(capsys, *first, *place, folder)[0] == 0
+    whole = [held(folder) for folder in (old, new)]
+    assert whole[0] != whole[1]
+    calls, replace = [], os.replace
+
+    def interrupted(*names):
+        calls.append(names)
+        if len(calls) == moment + 1:
+            raise KeyboardInterrupt
+        replace(*names)
+
+    monkeypatch.setattr("os.replace", interrupted)
+    code = run(capsys, *words[1], *place, old, "--overwrite")[0]
+    assert code == (130 if len(calls) == moment + 1 else 0)
+    inspected = run(capsys, "inspect", old)[0]
+    assert held(old) in whole if inspected == 0 else inspected == 1
+    assert not [path for path in old.iterdir() if path.name.startswith(".")]
+
+
+def held(folder):
+    """The tensors and the config of a folder."""
+    files = sorted(path for path in folder.iterdir() if path.is_file())
+    return {path.name: path.read_bytes() for path in files}
 
 
 def test_merges_that_cannot_be_are_told_before_anything_is_written(
@@ -405,6 +469,11 @@ def test_usage_is_told_with_its_code(capsys):
     )
     assert run(capsys, "inspect")[0] == 2
     assert run(capsys, "inspect", "x", "--no-such-option")[0] == 2
+
+
+def test_what_is_not_there_is_told(tmp_path, capsys):
+    code, _, err = run(capsys, "inspect", tmp_path / "typo")
+    assert (code, "no such file or folder: '" in err) == (1, True)
 
 
 def test_a_missing_extra_is_told(monkeypatch, capsys):

@@ -344,8 +344,11 @@ def test_whole_modules_fit_or_are_refused(folder):
     got = lrk.materialize(load_peft(folder, params).adapted)["head"]["kernel"]
     np.testing.assert_allclose(got, head.T)
     edit(folder, config={"fan_in_fan_out": True})
-    with pytest.raises(ValueError, match=r"square, so Linear and Conv1D look alike"):
+    with pytest.raises(ValueError, match=r"look alike: pass conv1d="):
         load_peft(folder, params)
+    for conv1d, want in ((True, head), (False, head.T)):
+        tree = load_peft(folder, params, conv1d=lambda *_, told=conv1d: told).adapted
+        np.testing.assert_allclose(lrk.materialize(tree)["head"]["kernel"], want)
     saved = {"head.weight": head[:2]}
     write_adapter(folder, {"dense": factors()}, saved=saved, whole=["head"])
     with pytest.raises(
@@ -358,6 +361,14 @@ def test_whole_modules_fit_or_are_refused(folder):
     )
     with pytest.raises(ValueError, match=r"'head/kernel' holds no numbers"):
         load_peft(folder, shapes)
+
+
+def test_grouped_convolutions_are_refused_by_name(folder):
+    a, b = np.ones((4, 6, 3, 3), "f"), np.ones((8, 2, 1, 1), "f")
+    write_adapter(folder, {"conv": Factors(a, b, None, 1.0, False)})
+    params = {"conv": {"kernel": jnp.zeros((3, 3, 3, 8))}}
+    with pytest.raises(ValueError, match=r"grouped '.*conv.lora_A.*of 2 groups, whose"):
+        load_peft(folder, params)
 
 
 def test_a_stored_embedding_must_be_that_of_the_tree():

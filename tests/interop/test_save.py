@@ -41,6 +41,10 @@ def pair(params):
     return moved(0.3), moved(-0.2)
 
 
+def scattered(*shape):
+    return jnp.cos(jnp.arange(np.prod(shape), dtype=jnp.float32) ** 2).reshape(shape)
+
+
 def written(folder):
     return json.loads((folder / "adapter_config.json").read_text())
 
@@ -131,7 +135,8 @@ def test_the_golden_adapters_are_written_as_they_were_read(tmp_path):
     for case in ("gpt2", "conv", "llama"):
         config = {"fan_in_fan_out": case == "gpt2"}
         found = load(case)
-        save_peft(tmp_path / case, found.adapted, config=config)
+        conv1d = lrk.matching("c_attn/kernel$") if case == "gpt2" else None
+        save_peft(tmp_path / case, found.adapted, config=config, conv1d=conv1d)
         for part, (one, two) in {
             "state": (found.state, load(case, tmp_path / case).state)
         }.items():
@@ -157,6 +162,66 @@ def test_dense_general_is_flattened_and_convolutions_are_told(tmp_path):
         shapes.append(tensors["base_model.model.heads.lora_A.weight"].shape)
         assert_same(load_peft(tmp_path, params, axes=axes).adapted, tree)
     assert shapes == [(2, 3, 2), (2, 6)]
+
+
+def test_groups_are_told_and_written_as_peft_has_them(tmp_path):
+    kernel = scattered(3, 3, 2, 6)
+    a, b = scattered(3, 3, 2, 2), scattered(2, 6)
+    op = lrk.LowRank(kernel, a, b, 1.5, a_dims=(0, 1, 2), b_dims=(3,))
+    tree = {"conv": {"kernel": op}}
+    save_peft(tmp_path, tree, groups={"conv/kernel": 2})
+    tensors = load_file(tmp_path / "adapter_model.safetensors")
+    got_a = tensors["base_model.model.conv.lora_A.weight"]
+    got_b = tensors["base_model.model.conv.lora_B.weight"]
+    assert (got_a.shape, got_b.shape) == ((4, 4, 3, 3), (6, 2, 1, 1))
+    config = written(tmp_path)
+    assert (config["r"], config["lora_alpha"]) == (4, 6)
+    x, axes = scattered(1, 5, 5, 4), ("NHWC", "HWIO", "NHWC")
+
+    def conv(x, w, groups=1):
+        return jax.lax.conv_general_dilated(
+            x, w, (1, 1), "SAME", dimension_numbers=axes, feature_group_count=groups
+        )
+
+    as_hwio = [jnp.transpose(w, (2, 3, 1, 0)) for w in (got_a, got_b)]
+    got = 1.5 * conv(conv(x, as_hwio[0]), as_hwio[1], groups=2)
+    want = conv(x, op.delta(), groups=2)
+    np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
+
+
+def test_groups_that_do_not_fit_are_named(pair, tmp_path):
+    kernel = jnp.zeros((3, 2, 6))
+    op = lrk.LowRank(
+        kernel, jnp.ones((3, 2, 1)), jnp.ones((1, 6)), a_dims=(0, 1), b_dims=(2,)
+    )
+    long = Magnitude(op, jnp.ones(6), dims=(2,))
+    one = pair[0]["one"]
+    for leaf, path, groups, message in (
+        (op, "x/kernel", 4, r"'x/kernel' \(4 groups of 6 outputs"),
+        (op, "x/kernel", 0, r"'x/kernel' \(0 groups of"),
+        (op, "y/kernel", 2, r"'y/kernel' \(in groups=, but not adapted"),
+        (one["kernel"], "x/kernel", 3, r"3 groups of what is no convolution"),
+        (long, "x/kernel", 2, r"2 groups with lengths, which PEFT"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            save_peft(tmp_path, {"x": {"kernel": leaf}}, groups={path: groups})
+
+
+def test_whole_kernels_of_conv1d_are_told_and_not_transposed(params, pair, tmp_path):
+    delta = lrk.Delta(params["two"]["kernel"], jnp.ones((4, 3)))
+    tree = {"one": pair[0]["one"], "two": {"kernel": delta}}
+    config = {"fan_in_fan_out": True}
+    with pytest.raises(
+        ValueError, match=r"'two/kernel' \(whole, of a Linear or a Conv"
+    ):
+        save_peft(tmp_path, tree, config=config)
+    for conv1d, shape in (("two", (4, 3)), ("none", (3, 4))):
+        select = lrk.matching(conv1d)
+        save_peft(tmp_path, tree, config=config, conv1d=select)
+        tensors = load_file(tmp_path / "adapter_model.safetensors")
+        assert tensors["base_model.model.two.weight"].shape == shape
+        base = {"one": params["one"], "two": {"kernel": params["two"]["kernel"]}}
+        assert_same(load_peft(tmp_path, base, conv1d=select).adapted, tree)
 
 
 def test_what_no_lora_stands_for_is_listed(params, pair, tmp_path):

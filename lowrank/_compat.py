@@ -149,4 +149,4 @@ def is_plain_threefry(key: Any) -> bool:
         return False
     if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
         return str(jax.random.key_impl(key)) == "threefry2x32"
-    return jax.config.jax_default_prng_impl == "threefry2x32"
+    return getattr(jax.config, "jax_default_prng_impl", "") == "threefry2x32"

@@ -20,15 +20,14 @@ import pickle
 import queue
 import subprocess
 import sys
-import tempfile
 import threading
-import time
 import traceback
 from collections.abc import Hashable, Iterator
 from typing import Any, NamedTuple, Protocol
 
 from benchmarks import record as records
 from benchmarks import runner
+from benchmarks.claims import Claims
 
 DEATHS = 3  # a row that was held by so many workers when they died is given up
 DONE, FAILED, ORPHANED = 0, 1, 3  # exit codes of a local worker; others: it died
@@ -78,53 +77,6 @@ class Backend(Protocol):
     def stop(self) -> None:
         """Ends all workers."""
         ...
-
-
-# --- claims ----------------------------------------------------------------------
-
-
-class Claims:
-    """Which worker holds which row: one file each, made whole or not at all."""
-
-    def __init__(self, folder: str | pathlib.Path) -> None:
-        """Opens the folder."""
-        self.folder = pathlib.Path(folder)
-
-    def _path(self, table: str, row: str) -> pathlib.Path:
-        return self.folder / f"{table.replace('/', '~')}@{row}.claim"
-
-    def take(self, table: str, row: str, worker: str) -> bool:
-        """Claims a row; False if another worker holds it."""
-        path = self._path(table, row)
-        with tempfile.NamedTemporaryFile("w", dir=self.folder) as file:
-            file.write(worker)
-            file.flush()
-            try:
-                os.link(file.name, path)
-            except FileExistsError:
-                return self.holder(table, row) == worker
-        return True
-
-    def holder(self, table: str, row: str) -> str | None:
-        """The worker that holds a row, or None."""
-        try:
-            return self._path(table, row).read_text()
-        except FileNotFoundError:
-            return None
-
-    def drop(self, table: str, row: str) -> None:
-        """Gives a row back."""
-        self._path(table, row).unlink(missing_ok=True)
-
-    def drop_all(self, worker: str) -> list[str]:
-        """Gives back all rows of a worker that died; returns them."""
-        found = []
-        for path in sorted(self.folder.glob("*.claim")):
-            with contextlib.suppress(FileNotFoundError):  # of a row just finished
-                if path.read_text() == worker:
-                    path.unlink()
-                    found.append(path.stem)
-        return found
 
 
 # --- the worker ------------------------------------------------------------------
@@ -242,15 +194,7 @@ def work(request: Request, worker: str) -> str:
             session.release()
         if not session.elsewhere:
             return error
-        _wait(claims, needed or session.elsewhere)
-
-
-def _wait(claims: Claims, places: set[tuple[str, str]]) -> None:
-    """Waits until no worker holds any of some rows."""
-    pause = 0.05
-    while any(claims.holder(*place) for place in places):
-        time.sleep(pause)
-        pause = min(2 * pause, 2.0)
+        claims.wait(needed or session.elsewhere)
 
 
 # --- the driver ------------------------------------------------------------------

@@ -26,7 +26,6 @@ from tests.network import (
     loss,
     model,
     numbers,
-    tree,
 )
 from tests.tolerances import assert_close
 
@@ -40,7 +39,7 @@ QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes
 
 def initial(instance: Instance, seed: int = 0) -> lrk.State:
     """A fresh state."""
-    return instance.build().init(jax.random.key(seed), tree())
+    return instance.build().init(jax.random.key(seed), instance.tree())
 
 
 def _moved(trainable: Any, seed: int) -> Any:
@@ -61,7 +60,7 @@ def applied(
     instance: Instance, state: lrk.State, params: Any = None, key: Any = KEY
 ) -> Any:
     """The adapted tree; stochastic instances get a key."""
-    params = tree() if params is None else params
+    params = instance.tree() if params is None else params
     keys = {"key": key} if instance.stochastic else {}
     return instance.build().apply(params, state, **keys)
 
@@ -86,8 +85,8 @@ def compiled_grad(form: Callable[..., Any], instance: Instance) -> Any:
 
         return jax.grad(objective, has_aux=True)(trainable)
 
-    state = jax.eval_shape(instance.build().init, KEY, tree())
-    args = (*state, tree(), arrays()["x"])
+    state = jax.eval_shape(instance.build().init, KEY, instance.tree())
+    args = (*state, instance.tree(), arrays()["x"])
     return jax.jit(run).lower(*args).compile(QUICK)
 
 
@@ -97,9 +96,9 @@ def _lifted_grad(instance: Instance) -> Any:
 
 
 @functools.cache
-def plain_flops(paths: tuple[str, ...]) -> float:
+def plain_flops(paths: tuple[str, ...], params: Callable[[], Any]) -> float:
     """FLOPs of the plain model's gradient with respect to some of its weights."""
-    flat, treedef = jax.tree_util.tree_flatten_with_path(tree())
+    flat, treedef = jax.tree_util.tree_flatten_with_path(params())
     names = ["/".join(k.key for k in path) for path, _ in flat]
     leaves = [leaf for _, leaf in flat]
 
@@ -178,7 +177,7 @@ def law(when: Callable[[Instance], bool] = lambda _: True) -> Callable[[Law], La
 
 @law()
 def law_structure_shape_dtype_kept(instance: Instance) -> None:
-    state, params = trained(initial(instance)), tree()
+    state, params = trained(initial(instance)), instance.tree()
     adapted = applied(instance, state, params)
     before, after = _by_path(params), _by_path(adapted)
     added = [path for path in after if path not in before]
@@ -197,7 +196,7 @@ def law_structure_shape_dtype_kept(instance: Instance) -> None:
 
 @law()
 def law_inputs_unchanged(instance: Instance) -> None:
-    params, tx = tree(), instance.build()
+    params, tx = instance.tree(), instance.build()
     state = tx.init(jax.random.key(0), params)
     before = jax.tree.map(id, (params, state))
     applied(instance, state, params)
@@ -206,7 +205,7 @@ def law_inputs_unchanged(instance: Instance) -> None:
 
 @law()
 def law_unselected_leaves_are_the_same_object(instance: Instance) -> None:
-    params = tree()
+    params = instance.tree()
     adapted = applied(instance, initial(instance), params)
     touched = lrk.select_paths(instance.build(), params)
     before, after = _by_path(params), _by_path(adapted)
@@ -217,7 +216,7 @@ def law_unselected_leaves_are_the_same_object(instance: Instance) -> None:
 
 @law()
 def law_dtypes_never_promote_implicitly(instance: Instance) -> None:
-    state, params, x = initial(instance), tree(), arrays()["x"]
+    state, params, x = initial(instance), instance.tree(), arrays()["x"]
     with jax.numpy_dtype_promotion("strict"):
         run = functools.partial(lifted, instance)
         jax.eval_shape(run, state, params, x)
@@ -252,7 +251,7 @@ def law_equal_shapes_different_draws(instance: Instance) -> None:
 
 @law(when=lambda i: i.identity_at_init)
 def law_identity_at_init(instance: Instance) -> None:
-    params, state = tree(), initial(instance)
+    params, state = instance.tree(), initial(instance)
     if instance.has_dense:
         assert_close(lrk.materialize(applied(instance, state, params)), params)
     else:
@@ -265,7 +264,7 @@ def law_identity_at_init(instance: Instance) -> None:
 
 @law()
 def law_jit_is_eager(instance: Instance) -> None:
-    params, state, x = tree(), trained(initial(instance)), arrays()["x"]
+    params, state, x = instance.tree(), trained(initial(instance)), arrays()["x"]
     compiled = jax.jit(lifted, static_argnums=0)(instance, state, params, x)
     assert_close(compiled, lifted(instance, state, params, x))
     if instance.has_dense:
@@ -276,7 +275,7 @@ def law_jit_is_eager(instance: Instance) -> None:
 
 @law(when=lambda i: bool(i.alive))
 def law_vmap_over_states_is_a_loop(instance: Instance) -> None:
-    params, x = tree(), arrays()["x"]
+    params, x = instance.tree(), arrays()["x"]
     makers = instance.tasks or (instance.build,) * 3
     own = [dataclasses.replace(instance, build=maker) for maker in makers]
     states = [trained(initial(one, i), 50 * i) for i, one in enumerate(own)]
@@ -289,7 +288,7 @@ def law_vmap_over_states_is_a_loop(instance: Instance) -> None:
 
 @law(when=lambda i: i.has_dense)
 def law_lift_is_materialize(instance: Instance) -> None:
-    state, params, x = trained(initial(instance)), tree(), arrays()["x"]
+    state, params, x = trained(initial(instance)), instance.tree(), arrays()["x"]
     grads, out = _lifted_grad(instance)(*state, params, x)
     dense_grads, dense_out = compiled_grad(dense, instance)(*state, params, x)
     assert_close(out, dense_out)
@@ -304,15 +303,15 @@ def law_lift_is_materialize(instance: Instance) -> None:
 
 @law(when=lambda i: bool(i.alive))
 def law_flops_of_the_gradient_are_bounded(instance: Instance) -> None:
-    paths = lrk.select_paths(instance.build(), tree())
+    paths = lrk.select_paths(instance.build(), instance.tree())
     flops = _lifted_grad(instance).cost_analysis()["flops"]
-    assert flops <= instance.flops * plain_flops(paths)
+    assert flops <= instance.flops * plain_flops(paths, instance.tree)
 
 
 @law()
 def law_gradients_finite_and_alive(instance: Instance) -> None:
     state = trained(initial(instance))
-    grads, _ = _lifted_grad(instance)(*state, tree(), arrays()["x"])
+    grads, _ = _lifted_grad(instance)(*state, instance.tree(), arrays()["x"])
     flat = jax.tree_util.tree_flatten_with_path(grads)[0]
     named = [(jax.tree_util.keystr(p), p[-1].key, np.asarray(g)) for p, g in flat]
     assert [path for path, _, g in named if not np.isfinite(g).all()] == []
@@ -323,7 +322,7 @@ def law_gradients_finite_and_alive(instance: Instance) -> None:
 @law()
 def law_two_calls_one_trace(instance: Instance) -> None:
     count = {"from state": 0, "from operators": 0}
-    params = tree()
+    params = instance.tree()
 
     @jax.jit
     def from_state(state: lrk.State) -> Any:
@@ -344,7 +343,7 @@ def law_two_calls_one_trace(instance: Instance) -> None:
 
 @law()
 def law_init_under_jit_and_eval_shape(instance: Instance) -> None:
-    tx, params = instance.build(), tree()
+    tx, params = instance.build(), instance.tree()
     eager = tx.init(KEY, params)
     assert_close(jax.jit(tx.init)(KEY, params), eager)
     shapes = jax.eval_shape(lambda p: p, params)
@@ -355,7 +354,7 @@ def law_init_under_jit_and_eval_shape(instance: Instance) -> None:
 def law_chain_is_associative(
     instance: Instance, chain: Callable[..., lrk.Transform] = lrk.chain
 ) -> None:
-    t, params = instance.build(), tree()
+    t, params = instance.build(), instance.tree()
     p, q = lrk.full(select=BIASES), lrk.lora(1, select=lrk.matching("second/kernel"))
     states = [trained(tx.init(KEY, params)) for tx in (t, p, q)]
     s, u, v = states
@@ -377,7 +376,7 @@ def law_chain_is_associative(
 def law_identity_is_neutral(
     instance: Instance, identity: Callable[[], lrk.Transform] = lrk.identity
 ) -> None:
-    tx, params, state = instance.build(), tree(), trained(initial(instance))
+    tx, params, state = instance.build(), instance.tree(), trained(initial(instance))
     alone = applied(instance, state, params)
     empty = identity().init(KEY, params)
     for pair, states in (
@@ -393,7 +392,7 @@ def law_identity_is_neutral(
 
 @law()
 def law_an_unrelated_leaf_changes_no_draw(instance: Instance) -> None:
-    small, params = initial(instance), tree()
+    small, params = initial(instance), instance.tree()
     extra = {"kernel": arrays()["first"] + 1, "bias": arrays()["bias"] + 1}
     more = {"a_first": extra, **params}
     large = instance.build().init(jax.random.key(0), more)
@@ -421,7 +420,7 @@ def law_state_round_trips_through_flatten(instance: Instance) -> None:
 @law(when=lambda i: bool(i.alive))
 def law_state_round_trips_through_orbax(instance: Instance) -> None:
     state = trained(initial(instance))
-    shapes = jax.eval_shape(instance.build().init, KEY, tree())
+    shapes = jax.eval_shape(instance.build().init, KEY, instance.tree())
     with tempfile.TemporaryDirectory() as folder, ocp.StandardCheckpointer() as io:
         io.save(Path(folder) / "state", state)
         io.wait_until_finished()
@@ -430,7 +429,7 @@ def law_state_round_trips_through_orbax(instance: Instance) -> None:
 
 @law(when=lambda i: i.rank is not None)
 def law_rank_of_the_change_is_bounded(instance: Instance) -> None:
-    params = tree()
+    params = instance.tree()
     params["half"] = {"kernel": params["half"]["kernel"].astype(jnp.float32)}
     state = trained(instance.build().init(KEY, params))
     formed = lrk.materialize(applied(instance, state, params))
@@ -444,7 +443,7 @@ def law_rank_of_the_change_is_bounded(instance: Instance) -> None:
 
 @law()
 def law_randomness_comes_from_the_key(instance: Instance) -> None:
-    tx, params, state = instance.build(), tree(), trained(initial(instance))
+    tx, params, state = instance.build(), instance.tree(), trained(initial(instance))
     if not instance.stochastic:
         assert_same(tx.apply(params, state, key=KEY), tx.apply(params, state))
         return

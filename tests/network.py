@@ -58,10 +58,17 @@ def tree() -> dict[str, Any]:
     }
 
 
+def with_images() -> dict[str, Any]:
+    """The same tree with two equal kernels HWIO besides."""
+    own = {name: numbers(7 + i, 2, 2, 8, 8) for i, name in enumerate(("up", "down"))}
+    return tree() | {"image": {name: jnp.asarray(w) / 4 for name, w in own.items()}}
+
+
 def model(params: Any, x: jax.Array) -> dict[str, jax.Array]:
     """A network that uses every leaf; the bf16 branch leaves the others exact.
 
     Rows that a transform added beside the first two kernels join the hidden states.
+    Where there are kernels of images, some tokens are read as such.
     """
     h = jnp.tanh(x @ params["first"]["kernel"] + params["first"]["bias"][None])
     h = _joined(h, params["first"])
@@ -69,7 +76,18 @@ def model(params: Any, x: jax.Array) -> dict[str, jax.Array]:
     h = _joined(h, params["second"])
     h, _ = lax.scan(lambda h, w: (jnp.tanh(h @ w), None), h, params["layers"]["kernel"])
     half = x.astype(jnp.bfloat16) @ params["half"]["kernel"]
-    return {"half": half, "main": h[:, params["order"]]}
+    out = {"half": half, "main": h[:, params["order"]]}
+    return out | {"image": _seen(params["image"], x)} if "image" in params else out
+
+
+def _seen(kernels: Any, x: jax.Array) -> jax.Array:
+    h = jnp.tanh(_convolved(x[:6].reshape(6, 2, 2, 8), kernels["up"]))
+    return _convolved(h, kernels["down"])
+
+
+def _convolved(x: jax.Array, kernel: Any) -> jax.Array:
+    layout = ("NHWC", "HWIO", "NHWC")
+    return lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=layout)
 
 
 def _joined(h: jax.Array, layer: Any) -> jax.Array:

@@ -378,6 +378,32 @@ def test_randomness_comes_from_keys():
     refuse(found, "draw with jax.random, from a key")
 
 
+# --- rows of the laws ------------------------------------------------------------
+
+# Factories of transforms without a row of their own in `tests/instances`, and why.
+WITHOUT_ROW = {
+    "lowrank.chain": "joins the members of other rows",
+    "lowrank.identity": "its row is left out of the pairs: it changes nothing",
+    "lowrank.rram.factors": "needs factors below: the row `lora+factors`",
+    "lowrank.subspace.random": "the rows `subspace-...`, one for each projection",
+    "lowrank.training.gather": "needs a mesh: tests/training/eight_devices.py",
+}
+
+
+def test_every_transform_has_a_row():
+    from tests.adapters import pairs
+
+    rows = {pairs.method_of(row.name) for row in pairs.plain_rows()}
+    made = {
+        name
+        for name, function in public_functions()
+        if isinstance(function.returns, ast.Name) and function.returns.id == "Transform"
+    }
+    without = {name for name in made if name.split(".")[-1] not in rows}
+    refuse(sorted(without - set(WITHOUT_ROW)), "give each a row in tests/instances/")
+    refuse(sorted(set(WITHOUT_ROW) - without), "no longer without a row")
+
+
 # --- sizes -----------------------------------------------------------------------
 
 
@@ -385,7 +411,9 @@ def lines(path: Path) -> int:
     return len(path.read_text().splitlines())
 
 
-@pytest.mark.parametrize(("folder", "limit"), [("lowrank", 400), ("tests", 600)])
+@pytest.mark.parametrize(
+    ("folder", "limit"), [("lowrank", 400), ("benchmarks", 400), ("tests", 600)]
+)
 def test_files_stay_small(folder, limit):
     sizes = {where(path): lines(path) for path in (ROOT / folder).rglob("*.py")}
     long = (f"{name}: {size}" for name, size in sizes.items() if size > limit)

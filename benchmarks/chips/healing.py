@@ -22,6 +22,7 @@ from benchmarks.chips.inputs import Inputs, Options
 from benchmarks.chips.methods import Way
 from benchmarks.chips.nets import Net, loss
 from benchmarks.chips.points import Fault
+from benchmarks.chips.steps import stepped
 from benchmarks.chips.wiring import itt, wired, written
 from lowrank import rram
 
@@ -249,7 +250,9 @@ class Healer:
             way.name: inputs.rates[way.name] * methods.unit(way, self.net)
             for way in ways
         }
-        trained = self._steps(txs, starts, masks, speeds, inputs, deployed, chosen)
+        trained = stepped(
+            self.net, txs, starts, masks, speeds, inputs, deployed, chosen
+        )
         return {
             name: txs[name].apply(deployed, starts[name]._replace(trainable=own))
             for name, own in trained.items()
@@ -270,7 +273,8 @@ class Healer:
         if learned:
             name = learned[0].name
             early = chosen[: self.options.calibration]
-            own = self._steps(
+            own = stepped(
+                self.net,
                 {name: txs[name]},
                 {name: starts[name]},
                 {},
@@ -290,50 +294,6 @@ class Healer:
             if way.kind == "lori-f":
                 masks[way.name] = methods.fault_aware(starts[way.name], error, way.size)
         return masks
-
-    def _steps(
-        self,
-        txs: Mapping[str, Any],
-        starts: Mapping[str, lrk.State],
-        masks: Mapping[str, Any],
-        rates: Mapping[str, Any],
-        inputs: Inputs,
-        deployed: Any,
-        chosen: Any,
-    ) -> dict[str, Any]:
-        """Adam with a falling rate, for all ways in one step."""
-        x, y = inputs.train
-        apply = lrk.lift(self.net.apply)
-        adam, count = optax.scale_by_adam(), len(chosen)
-
-        def total(trainable: Mapping[str, Any], index: Any) -> jax.Array:
-            images, labels = x[index], y[index]
-            losses = [
-                loss(
-                    apply,
-                    txs[name].apply(deployed, starts[name]._replace(trainable=own)),
-                    images,
-                    labels,
-                )
-                for name, own in trainable.items()
-            ]
-            return sum(losses[1:], losses[0])
-
-        def step(carry: Any, item: Any) -> tuple[Any, None]:
-            (trainable, memory), (number, index) = carry, item
-            grads = jax.grad(total)(trainable, index)
-            for name, mask in masks.items():
-                grads[name] = methods.masked(grads[name], mask)
-            updates, memory = adam.update(grads, memory)
-            left = 0.5 * (1 + jnp.cos(jnp.pi * number / count))
-            moved = _moved(trainable, updates, rates, left)
-            return (moved, memory), None
-
-        first = {name: state.trainable for name, state in starts.items()}
-        (last, _), _ = jax.lax.scan(
-            step, (first, adam.init(first)), (jnp.arange(count), chosen)
-        )
-        return last
 
     def _rewritten(
         self,
@@ -420,13 +380,3 @@ class Healer:
         zero = {name: jnp.zeros((), jnp.int32) for name in healed}
         right = jax.lax.fori_loop(0, inputs.parts, body, zero)
         return {name: n / (inputs.parts * size) for name, n in right.items()}
-
-
-def _moved(trainable: Any, updates: Any, rates: Mapping[str, Any], left: Any) -> Any:
-    """Every way's numbers after an update, at the way's own rate."""
-    return {
-        name: jax.tree.map(lambda w, u, r=rates[name]: w - r * left * u, own, change)
-        for (name, own), change in zip(
-            trainable.items(), (updates[name] for name in trainable), strict=True
-        )
-    }

@@ -24,7 +24,7 @@ PAGE = Path(__file__).parents[2] / "docs/methods/composition.md"
 BEGIN, END = "<!-- table: begin -->", "<!-- table: end -->"
 KEY = jax.random.key(7, impl="unsafe_rbg")  # of little code: it compiles at once
 LIFTED = lrk.lift(model)
-FAMILIES = (lrk, lrk.adapters, lrk.subspace, lrk.rram)
+FAMILIES = (lrk, lrk.adapters, lrk.subspace, lrk.rram, lrk.quantization)
 
 
 # --- what is composed ----------------------------------------------------------------
@@ -40,13 +40,14 @@ def method_of(name: str) -> str:
 
 def touched(row: Instance) -> int:
     """How many leaves a transform touches."""
-    return len(lrk.select_paths(built(row), network.tree()))
+    return len(lrk.select_paths(built(row), network.with_images()))
 
 
 def plain_rows() -> list[Instance]:
-    """The rows of one transform each: no composition, and not the identity."""
+    """The rows of one transform each, and members of others; not the identity."""
     single = re.compile(r"(?!identity$)[^+|]+")
-    return [row for row in INSTANCES if single.fullmatch(row.name)]
+    rows = [one for row in INSTANCES for one in (row, *row.members)]
+    return [row for row in rows if single.fullmatch(row.name)]
 
 
 @functools.cache
@@ -84,8 +85,8 @@ def alone(row: Instance) -> Any:
 
 @functools.cache
 def shapes() -> Any:
-    """The tree of the laws, without a number in it."""
-    return jax.eval_shape(network.tree)
+    """The tree of the laws with kernels of images, without a number in it."""
+    return jax.eval_shape(network.with_images)
 
 
 def adapted(tx: lrk.Transform, params: Any) -> Any:
@@ -125,12 +126,6 @@ def operators(tree: Any) -> set[str]:
     return {name for kind in kinds(tree) for name in re.findall(r"\w+", kind)}
 
 
-def deepest_matrix(tree: Any) -> str:
-    """The path of the matrix with the deepest operator."""
-    depth = {p: len(nesting(x)) for p, x in leaves(tree).items() if x.ndim == 2}
-    return max(depth, key=lambda path: depth[path])
-
-
 def leaves(tree: Any) -> dict[str, Any]:
     """Arrays and operators by path."""
     flat = jax.tree_util.tree_leaves_with_path(
@@ -144,15 +139,13 @@ def leaves(tree: Any) -> dict[str, Any]:
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What a pair comes to: the operator at a matrix, or why it is refused.
+    """What a pair comes to, or why it is refused.
 
     Attributes:
-        nesting: The deepest operator at any matrix.
         dense: Whether every operator has a dense form.
         reason: The message of the refusal.
     """
 
-    nesting: str = ""
     dense: bool = False
     reason: str | None = None
 
@@ -190,8 +183,7 @@ def _outcome(given: Any, second: Instance, met: set[tuple[str, str]]) -> Outcome
             return Outcome(reason=reason)
         met |= places
     own = [x for x in leaves(new).values() if isinstance(x, lrk.Operator)]
-    deepest = nesting(leaves(new)[deepest_matrix(new)])
-    return Outcome(deepest, all(x.has_dense for x in own))
+    return Outcome(all(x.has_dense for x in own))
 
 
 def outputs(tree: Any) -> Any:

@@ -1,4 +1,7 @@
-"""One layer as PEFT computed it (`golden/peft_layers.npz`), and the comparison."""
+"""One layer as PEFT computed it, and the comparison.
+
+The arrays are those of `golden/peft_layers.npz` and `golden/peft_tables.npz`.
+"""
 
 from pathlib import Path
 
@@ -9,14 +12,16 @@ import numpy as np
 import lowrank as lrk
 from tests.tolerances import assert_close
 
-_STORED = np.load(Path(__file__).parent.parent / "golden" / "peft_layers.npz")
+_GOLDEN = Path(__file__).parent.parent / "golden"
+_FILES = [np.load(_GOLDEN / f"{name}.npz") for name in ("peft_layers", "peft_tables")]
 
 
 def layer(name):
     """The arrays of one case, in float32 and torch's layouts."""
-    assert str(_STORED["provenance"]).startswith("peft 0.21.2")
     prefix = f"{name}/"
-    own = {n.removeprefix(prefix): _STORED[n] for n in _STORED if n.startswith(prefix)}
+    stored = next(file for file in _FILES if f"{prefix}w" in file)
+    assert str(stored["provenance"]).startswith("peft 0.21.2")
+    own = {n.removeprefix(prefix): stored[n] for n in stored if n.startswith(prefix)}
     return {n: v.astype("f4") if v.dtype == "f8" else v for n, v in own.items()}
 
 

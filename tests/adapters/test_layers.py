@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import lowrank as lrk
+from tests.adapters.peft_layers import assert_agrees, layer
 from tests.network import numbers
 from tests.tolerances import assert_close
 
@@ -47,6 +48,54 @@ def test_a_tied_table_is_looked_up_and_multiplied_in_factors():
     moved = jax.tree.map(lambda x: x + jnp.asarray(numbers(3, *x.shape)), state)
     assert_close(*both(moved.trainable))
     assert lrk.trace_axes(model, params) == {path: lrk.Axes((), (0,), (1,))}
+
+
+def test_looked_up_it_agrees_with_peft():
+    own = layer("embedding")
+    tx = lrk.lora(2, alpha=3, select=lrk.matching("w"))
+    names = {"a": "lora_embedding_A", "b": "lora_embedding_B"}
+    factors = {ours: jnp.asarray(own[name].T) for ours, name in names.items()}
+    grads = {ours: jnp.asarray(own[f"grad_{n}"].T) for ours, n in names.items()}
+    state = tx.init(KEY, {"w": own["w"]})._replace(trainable={"w": factors})
+    assert_agrees(tx, state, own, grads, lambda x, w: w[x], own["w"])
+
+
+def test_norms_of_their_own_agree_with_peft():
+    own = layer("norm")
+    params = {"norm": {"scale": own["w"], "bias": own["bias"]}}
+    tx = lrk.full(select=lrk.is_norm)
+    moved = {
+        "norm/scale": own["ln_tuning_layers"] - own["w"],
+        "norm/bias": own["ln_tuning_layers.bias"] - own["bias"],
+    }
+    state = tx.init(KEY, params)
+    assert state.trainable.keys() == moved.keys()
+
+    @jax.jit
+    def run(trainable, x):
+        def objective(trainable, x):
+            y = lrk.lift(normed)(
+                tx.apply(params, state._replace(trainable=trainable)), x
+            )
+            return jnp.sum(y * own["g"]), y
+
+        slope = jax.grad(objective, (0, 1), has_aux=True)
+        return slope(trainable, x)
+
+    (grads, of_x), y = run({path: {"d": d} for path, d in moved.items()}, own["x"])
+    assert_close(y, jnp.asarray(own["y"]))
+    assert_close(of_x, jnp.asarray(own["grad_x"]))
+    assert_close(grads["norm/scale"]["d"], jnp.asarray(own["grad_ln_tuning_layers"]))
+    wanted = jnp.asarray(own["grad_ln_tuning_layers.bias"])
+    assert_close(grads["norm/bias"]["d"], wanted)
+
+
+def normed(params, x):
+    centred = x - x.mean(-1, keepdims=True)
+    spread = jnp.sqrt((centred**2).mean(-1, keepdims=True) + 1e-5)
+    return (
+        centred / spread * params["norm"]["scale"][None] + params["norm"]["bias"][None]
+    )
 
 
 def test_initialisers_of_peft_start_the_factor_of_the_tokens_at_zero():

@@ -1,11 +1,10 @@
 """Every ordered pair of transforms: composed, or refused by a message of the page.
 
-Abstractly for all pairs; in numbers for one pair of each nesting of operators, and for
-a sample.
+Abstractly for all pairs; in numbers for one pair of each two classes of operators that
+meet at a weight, and for a sample.
 """
 
 import functools
-import re
 import zlib
 
 import jax
@@ -14,13 +13,15 @@ import numpy as np
 import pytest
 
 import lowrank as lrk
-from tests.adapters import pairs
-from tests.laws import QUICK
-from tests.network import TOKENS, WIDTH, numbers, tree
+from lowrank import operators
+from tests.adapters import by_hand, pairs
+from tests.network import TOKENS, WIDTH, numbers, with_images
 from tests.tolerances import assert_close
 
 SAMPLE = 4
 X = jnp.asarray(numbers(1, TOKENS, WIDTH))
+PARAMS = with_images()
+IN_BF16 = ("half/kernel",)
 
 
 def test_the_page_says_what_the_code_does():
@@ -39,28 +40,42 @@ def test_every_method_is_in_the_table():
     assert len(pairs.outcomes()) == len(pairs.methods()) ** 2
 
 
+def classes(name):
+    """By matrix, the class of the outermost operator that a method puts there."""
+    leaves = pairs.leaves(pairs.alone(pairs.methods()[name]))
+    return {
+        path: type(leaf).__name__
+        for path, leaf in leaves.items()
+        if isinstance(leaf, lrk.Operator) and leaf.shape == (WIDTH, WIDTH)
+    }
+
+
+@functools.cache
 def chosen():
-    """One pair of each nesting that has a dense form, and a sample by hash."""
-    found = {pair: o for pair, o in pairs.outcomes().items() if o.dense}
-    seen, cases = set(), []
-    for pair, outcome in found.items():
-        composed = re.search(r"[+|]", "".join(pair))  # deeper, and no new pair
-        if outcome.nesting not in seen and not composed:
-            seen.add(outcome.nesting)
-            cases.append(pair)
-    rest = sorted(
-        set(found) - set(cases), key=lambda p: zlib.crc32("+".join(p).encode())
-    )
+    """One pair of each two classes that meet at a matrix, and a sample by hash."""
+    seen, cases, rest = set(), [], []
+    for pair, outcome in pairs.outcomes().items():
+        first, second = map(classes, pair)
+        shared = [path for path in first if path in second and path not in IN_BF16]
+        if outcome.reason or not shared:
+            continue
+        path = shared[0]
+        kinds = first[path], second[path]
+        (rest if kinds in seen else cases).append((*pair, path))
+        seen.add(kinds)
+    rest.sort(key=lambda case: zlib.crc32("+".join(case[:2]).encode()))
     return cases + rest[:SAMPLE]
 
 
-def filled(init):
+@functools.cache
+def filled(name):
     """A state with numbers near 1 for floats (any will do), and indices of `init`."""
-    leaves, treedef = jax.tree.flatten(jax.eval_shape(init))
+    tx = pairs.built(pairs.methods()[name])
+    leaves, treedef = jax.tree.flatten(jax.eval_shape(tx.init, pairs.KEY, PARAMS))
     floats = [jnp.issubdtype(x.dtype, jnp.floating) for x in leaves]
 
     def rest():
-        drawn = jax.tree.leaves(init())
+        drawn = jax.tree.leaves(tx.init(pairs.KEY, PARAMS))
         return [x for x, is_float in zip(drawn, floats, strict=True) if not is_float]
 
     kept = iter([] if all(floats) else jax.jit(rest)())
@@ -68,26 +83,48 @@ def filled(init):
         (1 + numbers(i, *x.shape, scale=0.5)).astype(x.dtype) if f else next(kept)
         for i, (x, f) in enumerate(zip(leaves, floats, strict=True))
     ]
-    return jax.tree.unflatten(treedef, made)
+    return jax.tree.map(jnp.asarray, jax.tree.unflatten(treedef, made))
 
 
-def product(tx, state, params, x):
-    """Of the matrix with the deepest operator: as `lift` multiplies, and dense."""
-    adapted = tx.apply(params, state, key=pairs.KEY)
-    op = pairs.leaves(adapted)[pairs.deepest_matrix(adapted)]
-    w = op.dense() if isinstance(op, lrk.Operator) else op
-    x = x.astype(w.dtype)
-    return lrk.lift(jnp.matmul)(x, op), x @ w
+def stacked(first, second, path):
+    """What a chain leaves at a path; dropout at a rate of 0, where it is LoRA."""
+    adapted = PARAMS
+    for name in (first, second):
+        tx = pairs.built(pairs.methods()[name])
+        adapted = tx.apply(adapted, filled(name), key=pairs.KEY)
+    return without_dropout(pairs.leaves(adapted)[path])
 
 
-def test_products_are_those_of_the_dense_form():
-    for names in chosen():
-        tx = lrk.chain(*(pairs.methods()[name].build() for name in names))
-        state = filled(functools.partial(tx.init, pairs.KEY, tree()))
-        run = jax.jit(functools.partial(product, tx))
-        got, want = run.lower(state, tree(), X).compile(QUICK)(state, tree(), X)
-        assert np.isfinite(want.astype("float32")).all(), names
-        assert_close({names: got}, {names: want})
+def without_dropout(op):
+    if not isinstance(op, lrk.Operator):
+        return op
+    new = {name: without_dropout(getattr(op, name)) for name in op.base_fields}
+    if isinstance(op, operators.DropoutLowRank):
+        new["rate"] = jnp.zeros(())
+    return op.replace(**new)
+
+
+def test_products_are_those_of_one_operator_after_another():
+    for case in chosen():
+        op = stacked(*case)
+        got = lrk.lift(jnp.matmul)(X, op)
+        want = by_hand.product(op, X)
+        assert np.isfinite(want).all(), case
+        assert_close({case: got}, {case: want.astype("f4")})
+        if isinstance(op, lrk.Operator) and op.has_dense:
+            assert_close({case: op.dense()}, {case: by_hand.weight(op).astype("f4")})
+
+
+def test_every_class_is_met_on_both_sides():
+    met = [(classes(a)[path], classes(b)[path]) for a, b, path in chosen()]
+    of_all = {kind for name in pairs.methods() for kind in classes(name).values()}
+    everywhere = {"LowRank", "Factored", "Bottleneck", "Routed", "Gated"}
+    assert everywhere < of_all
+    for kind in everywhere:
+        assert {one for one, two in met if two == kind} == of_all
+        # A row's magnitude or codes need a weight that can be formed.
+        above = {two for one, two in met if one == kind}
+        assert of_all - above <= {"Magnitude", "Quantized"}
 
 
 def test_a_chain_refuses_with_the_message_of_the_page():

@@ -4,10 +4,21 @@ import functools
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 
 import lowrank as lrk
 from tests.instances.instance import Instance
-from tests.network import BIASES, KERNELS, LAYERS, STACKED, WIDTH, floating, numbers
+from tests.network import (
+    BIASES,
+    KERNELS,
+    LAYERS,
+    STACKED,
+    TOKENS,
+    WIDTH,
+    floating,
+    numbers,
+    with_images,
+)
 
 
 def _lora_twice() -> lrk.Transform:
@@ -66,6 +77,33 @@ def _prefix_and_prompt() -> lrk.Transform:
     )
 
 
+_ON_ALL: dict[str, Any] = {"select": KERNELS, "axes": STACKED}
+
+
+def _alone(method: str, /, *args: Any, **options: Any) -> Instance:
+    """A member of a composed row by itself, on all kernels that it can act on."""
+    make = getattr(lrk, method.replace("-", "_"))
+    return Instance(method, lambda: make(*args, **options))
+
+
+def _eva() -> lrk.Transform:
+    """LoRA with the ranks and the start that some inputs ask for."""
+    tx = lrk.lora(2, select=lrk.matching("^(first|second|half|layers)/k"), axes=STACKED)
+
+    def init(key: Any, params: Any) -> lrk.State:
+        state = tx.init(key, params)
+        grams = {}
+        for seed, path in enumerate(state.trainable):
+            stack = (LAYERS,) if path.startswith("layers") else ()
+            x = numbers(60 + seed, *stack, TOKENS, WIDTH) * (WIDTH + np.arange(WIDTH))
+            grams[path] = np.swapaxes(x, -1, -2) @ x
+        return lrk.eva(state, grams)
+
+    return lrk.Transform(init, tx.apply)
+
+
+_IMAGES = lrk.matching("^image/")
+_SOME = lrk.matching("^(second|layers)/kernel")
 _LORA: dict[str, Any] = {"random": ("a",), "alive": ("a", "b")}
 _LORI: dict[str, Any] = {"random": ("a",), "alive": ("b",), "rank": 2}
 _FULL: dict[str, Any] = {"alive": ("d",), "flops": 1.05}
@@ -74,8 +112,25 @@ _DORA: dict[str, Any] = {"random": ("a",), "alive": ("a", "b", "m")}
 INSTANCES = (
     Instance("identity", lrk.identity),
     Instance("lora", lambda: lrk.lora(2), rank=2, **_LORA),
-    Instance("lora-alpha", lambda: lrk.lora(2, alpha=6.0), rank=2, **_LORA),
-    Instance("lora-scale", lambda: lrk.lora(2, scale=0.3), rank=2, **_LORA),
+    Instance(
+        "lora-alpha-gaussian",
+        lambda: lrk.lora(2, alpha=6.0, init=lrk.adapters.gaussian),
+        rank=2,
+        **_LORA,
+    ),
+    Instance("eva", _eva, rank=4, alive=("a", "b")),
+    Instance(
+        "lora-scale-orthogonal",
+        lambda: lrk.lora(
+            2,
+            scale=0.3,
+            init=lrk.adapters.orthogonal_a,
+            init_b=lrk.adapters.orthogonal_b,
+        ),
+        rank=2,
+        random=("a", "b"),
+        alive=("a", "b"),
+    ),
     Instance(
         "lora-stacked",
         lambda: lrk.lora(2, alpha=4, select=KERNELS, axes=STACKED),
@@ -136,18 +191,30 @@ INSTANCES = (
         lambda: lrk.chain(lrk.lori(2), lrk.magnitude()),
         random=("a",),
         alive=("b", "m"),
+        members=(_alone("magnitude", **_ON_ALL),),
     ),
     Instance(
-        "pissa",
-        lambda: lrk.pissa(2, alpha=3.0, select=KERNELS, axes=STACKED),
+        "pissa|olora",
+        lambda: lrk.chain(
+            lrk.pissa(2, alpha=3.0, select=lrk.matching("^(first|half)/kernel")),
+            lrk.olora(2, alpha=3.0, select=_SOME, axes=STACKED),
+        ),
         rank=4,
         alive=("a", "b"),
         flops=1.1,
+        members=(
+            _alone("pissa", 2, alpha=3.0, **_ON_ALL),
+            _alone("olora", 2, alpha=3.0, **_ON_ALL),
+        ),
     ),
     Instance(
         "ia3",
         lambda: lrk.ia3(outputs=KERNELS, inputs=lrk.is_matrix, axes=STACKED),
         alive=("l",),
+        members=(
+            _alone("rescale-inputs", **_ON_ALL),
+            _alone("rescale-outputs", **_ON_ALL),
+        ),
     ),
     Instance(
         "vera",
@@ -208,6 +275,7 @@ INSTANCES = (
         rank=2,
         random=("a", "core", "p"),
         alive=("a", "b", "core", "p"),
+        members=(_alone("fact-tt", 2, **_FEW), _alone("fact-tk", 2, **_FEW)),
     ),
     Instance(
         "bottleneck+parallel",
@@ -216,14 +284,30 @@ INSTANCES = (
         random=("down",),
         alive=("down", "up", "down_bias", "up_bias"),
         flops=1.2,
+        members=(
+            _alone("bottleneck", 2, **_ON_ALL),
+            _alone("parallel", 2, scale=4.0, **_ON_ALL),
+        ),
     ),
     Instance(
-        "prefix+prompt",  # they add leaves, and are read from the start
+        "prefix",
+        lambda: lrk.prefix(3, select=lrk.matching("^(first|second)/kernel")),
+        adds=True,
+        identity_at_init=False,
+        random=("rows",),
+        alive=("rows",),
+    ),
+    Instance(
+        "prefix-mlp+prompt",  # they add leaves, and are read from the start
         _prefix_and_prompt,
         adds=True,
         identity_at_init=False,
         random=("rows", "embedding", "w_in", "w_out"),
         alive=("rows", "embedding", "w_in", "b_in", "w_out", "b_out"),
+        members=(
+            _alone("prefix-mlp", 3, 2, 4, select=lrk.matching("^first/kernel")),
+            _alone("prompt", 3, select=lrk.matching("^second/kernel"), name="prefix"),
+        ),
     ),
     Instance(
         "learn-scale-gated",
@@ -234,6 +318,7 @@ INSTANCES = (
         random=("a",),
         alive=("a", "b", "scale", "gate", "gate_bias"),
         flops=1.2,
+        members=(_alone("gated", lrk.lora(2, **_ON_ALL), axes=STACKED),),
     ),
     Instance(
         "shira",
@@ -251,6 +336,7 @@ INSTANCES = (
         random=("a1", "b1", "b2", "a", "b"),
         alive=("a1", "b1", "a2", "b2", "a", "b", "c"),
         flops=1.0,  # the base alone is 0.9 of so few kernels
+        members=(_alone("loha", 2, **_ON_ALL), _alone("lokr", 2, **_ON_ALL)),
     ),
     Instance(
         "hira|randlora|fourierft",
@@ -262,6 +348,11 @@ INSTANCES = (
         random=("a", "seed", "index"),
         alive=("a", "b", "lambda", "gamma", "c"),
         flops=3.0,  # so narrow that draws and the transform cost more than products
+        members=(
+            _alone("hira", 2, **_ON_ALL),
+            _alone("randlora", 8, store_bases=False, **_ON_ALL),
+            _alone("fourierft", 9, **_ON_ALL),
+        ),
     ),
     Instance(
         "loretta",
@@ -269,5 +360,20 @@ INSTANCES = (
         rank=2,
         random=("a0", "a1", "a2", "b0", "b1"),
         alive=("a0", "a1", "a2", "b0", "b1", "b2"),
+    ),
+    Instance(
+        "loralib-conv|locon-tucker",
+        lambda: lrk.chain(
+            lrk.loralib_conv(2, alpha=3.0, select=lrk.matching("^image/up")),
+            lrk.locon_tucker(2, alpha=3.0, select=lrk.matching("^image/down")),
+        ),
+        tree=with_images,
+        random=("a", "core"),
+        alive=("a", "core", "b"),
+        flops=1.5,
+        members=(
+            _alone("loralib-conv", 2, alpha=3.0, select=_IMAGES),
+            _alone("locon-tucker", 2, alpha=3.0, select=_IMAGES),
+        ),
     ),
 )

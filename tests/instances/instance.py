@@ -2,8 +2,10 @@
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import lowrank as lrk
+from tests import network
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,6 +27,9 @@ class Instance:
         adds: Whether the tree gets further leaves, beside those that are selected.
         tasks: Makers of transforms whose states are stacked (tasks that differ in what
             they closed over, such as masks); by default `build`, three times.
+        tree: Makes the tree that the laws act on.
+        members: What it is composed of, each by itself and on all leaves that it can
+            act on: pairs are made of these. The laws run for the whole alone.
     """
 
     name: str
@@ -40,3 +45,5 @@ class Instance:
     flops: float = 0.9
     adds: bool = False
     tasks: tuple[Callable[[], lrk.Transform], ...] = ()
+    tree: Callable[[], dict[str, Any]] = network.tree
+    members: tuple["Instance", ...] = ()

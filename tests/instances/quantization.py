@@ -18,5 +18,11 @@ INSTANCES = (
         identity_at_init=False,
         random=("a",),
         alive=("a", "b"),
+        members=(
+            Instance(
+                "nf4",
+                lambda: lrk.quantization.nf4(block=10, select=KERNELS, axes=STACKED),
+            ),
+        ),
     ),
 )

@@ -66,6 +66,10 @@ INSTANCES = (
             lrk.rram.permute(_ROWS, spare=3, axes=STACKED),
             lrk.rram.unpermute(_ROWS, spare=3, axes=STACKED),
         ),
+        members=(
+            Instance("permute", lambda: lrk.rram.permute(_ROWS, axes=STACKED)),
+            Instance("unpermute", lambda: lrk.rram.unpermute(_ROWS, axes=STACKED)),
+        ),
     ),
     Instance("flip", lambda: lrk.rram.flip(_SIGNS, _SIGNS), identity_at_init=False),
     Instance(

@@ -72,4 +72,12 @@ def card(net: str, rank: int) -> rram.CostCard:
     }
     uses = {path: n for path, n in POSITIONS.items() if path in shapes}
     known = rram.published_energies()
-    return rram.cost_card(shapes, rank=rank, tile=TILE, uses=uses, **known)
+    return rram.cost_card(
+        shapes,
+        rank=rank,
+        tile=TILE,
+        uses=uses,
+        conversion_pj=known["conversion_pj"],
+        multiply_add_pj=known["multiply_add_pj"],
+        byte_pj=known["byte_pj"],
+    )

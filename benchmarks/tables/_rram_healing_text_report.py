@@ -192,6 +192,7 @@ COLUMNS = (
     "minus no action",
     "recovered, %",
     "no faults, %",
+    "recovered of its own, %",
     "numbers",
     "head",
     "bytes",
@@ -206,7 +207,7 @@ def _task(grid: Grid, task: str) -> list[Block]:
     for name, way in WAYS.items():
         record, clean = grid.get((task, name)), grid.get((task, f"clean-{name}"))
         title = _titled(way.title, record)
-        rows.append([title, *(_cells(grid, task, name) or [None] * 10)])
+        rows.append([title, *(_cells(grid, task, name) or [None] * 11)])
         sources.append([r for r in (record, clean) if r is not None] or None)
     title = TITLES[task][0].upper() + TITLES[task][1:]
     first = grid.get((task, "none"))
@@ -214,7 +215,10 @@ def _task(grid: Grid, task: str) -> list[Block]:
         "Mean over chips with 95 % bootstrap intervals over chips; differences are "
         "paired by chip. `recovered`: share of what the chips lose. `no faults`: the "
         "same on chips without faults, with converters and noise; corrections of the "
-        "known error have nothing to correct there. `numbers`: kept digitally for one "
+        "known error have nothing to correct there. `recovered` counts "
+        "what a way gains without faults too, which is fine-tuning; `recovered of its "
+        "own` is the share of the way from no action to the same way without faults "
+        "(for corrections, to no action without faults). `numbers`: kept digitally for one "
         "chip, `bytes` with 4 for each value and each place; a frozen A and the "
         "subspace come from a seed. `head`: retrained numbers of the head, in a "
         "place that every row has. `multiply-adds`: digital, for each token and "
@@ -225,7 +229,7 @@ def _task(grid: Grid, task: str) -> list[Block]:
         Table(
             COLUMNS,
             rows,
-            align="lllllllrrrr",
+            align="llllllllrrrr",
             digits=dict.fromkeys(COLUMNS, 1),
             caption=_caption(title, first),
             notes=notes,
@@ -267,12 +271,23 @@ def _cells(grid: Grid, task: str, name: str) -> list[Any] | None:
         NONE if same else _signed(gain),
         NONE if same or lost <= 0 else f"{100 * gain.mean() / lost:.0f}",
         NONE if clean is None else f"{100 * right(clean).mean():.1f}",
+        NONE if same else _own_share(grid, task, name, gain),
         round(metrics["cost"]["numbers"]),
         round(metrics["head"]),
         round(metrics["cost"]["bytes"]),
         round(metrics["cost"]["multiply_adds"]),
         f"{metrics['rate']:g}" if metrics["rate"] else NONE,
     ]
+
+
+def _own_share(grid: Grid, task: str, name: str, gain: np.ndarray) -> str | None:
+    """Share of the way from no action to the same way on chips without faults."""
+    trains = WAYS[name].trained or WAYS[name].kind == "head"
+    clean = grid.get((task, f"clean-{name}" if trains else "clean-none"))
+    if clean is None:
+        return None
+    reach = right(clean).mean() - right(grid[task, "none"]).mean()
+    return NONE if reach <= 0 else f"{100 * gain.mean() / reach:.0f}"
 
 
 def _signed(gain: np.ndarray) -> str:

@@ -12,13 +12,12 @@ from benchmarks.chips.nets import Net
 from lowrank import rram
 
 G_MIN, G_MAX, LEVELS = 10.0, 100.0, 64
-SHARES = {"lrs": 5 / 6, "hrs": 1 / 6, "equal": 1 / 2, "hrs-only": 0.0}
+SHARES = {"lrs": 5 / 6, "hrs": 1 / 6, "equal": 1 / 2}
 """Share of the stuck cells that are stuck at low resistance, by polarity."""
 TITLES = {
     "lrs": "mostly LRS",
     "hrs": "mostly HRS",
     "equal": "LRS = HRS",
-    "hrs-only": "HRS only",
     "clean": "clean chip",
 }
 LOWEST, HIGHEST = 0.10, 0.30  # points lost that a fault point should cost

@@ -11,6 +11,7 @@ from benchmarks.record import Record, Records
 from benchmarks.stats import generator
 
 ENOUGH = 0.9  # share of the loss that counts as healed
+END = " *"  # marks what rests on a rate at the end of its grid
 Interval = tuple[float, float, float]
 
 
@@ -44,6 +45,12 @@ class Cell(NamedTuple):
     def accuracy(self) -> np.ndarray:
         """Accuracy of every chip."""
         return np.asarray(self.record.series["accuracy"], float)
+
+    @property
+    def at_end(self) -> bool:
+        """Whether its learning rate is the least or the largest that was tried."""
+        rate, grid = self.record.metrics.get("rate"), self.record.config["rates"]
+        return rate is not None and rate in (min(grid), max(grid))
 
     def recovered(self) -> Interval | None:
         """Share of the lost accuracy that comes back, with a bootstrap interval."""
@@ -91,38 +98,56 @@ def share(
 
 
 class Needed(NamedTuple):
-    """The size that brings back enough: between sizes, or beyond an end."""
+    """The size that brings back enough: between sizes, or beyond an end.
+
+    Attributes:
+        size: The size.
+        sign: Empty for a size between two that were run, `<=` or `>` at an end.
+        at_end: Whether it rests on a row whose rate is at the end of its grid.
+    """
 
     size: float
-    sign: str  # "" for a size between, "<=" or ">" at an end
+    sign: str
+    at_end: bool = False
 
     def __str__(self) -> str:
         """As tables show it."""
-        return f"{self.sign} {self.size:.3g}".strip()
+        return f"{self.sign} {self.size:.3g}{END if self.at_end else ''}".strip()
 
 
-def needed(cells: Mapping[str, Cell], kind: str) -> Needed | None:
+def needed(
+    cells: Mapping[str, Cell], kind: str, enough: float = ENOUGH
+) -> Needed | None:
     """The smallest size of a kind that brings back enough of the loss.
 
     Between two sizes the share is taken to be linear in the logarithm of the size.
     """
-    points = []
+    points, ends = [], {}
     for name, cell in cells.items():
         way, found = parse(name), cell.recovered()
         if way.kind == kind and found is not None:
             points.append((way.size, found[0]))
-    return crossing(sorted(points))
+            ends[way.size] = cell.at_end
+    found = crossing(sorted(points), enough)
+    if found is None:
+        return None
+    below = [size for size in ends if size <= found.size]
+    above = [size for size in ends if size >= found.size]
+    rests = [*(below and [max(below)]), *(above and [min(above)])]
+    return found._replace(at_end=any(ends[size] for size in rests))
 
 
-def crossing(points: Sequence[tuple[float, float]]) -> Needed | None:
+def crossing(
+    points: Sequence[tuple[float, float]], enough: float = ENOUGH
+) -> Needed | None:
     """Where a rising curve first reaches enough."""
     if not points:
         return None
-    if points[0][1] >= ENOUGH:
+    if points[0][1] >= enough:
         return Needed(points[0][0], "<=")
     for (one, low), (two, high) in zip(points, points[1:], strict=False):
-        if high >= ENOUGH:
-            part = (ENOUGH - low) / (high - low)
+        if high >= enough:
+            part = (enough - low) / (high - low)
             return Needed(2 ** (math.log2(one) + part * math.log2(two / one)), "")
     return Needed(points[-1][0], ">")
 
@@ -135,12 +160,16 @@ class Case(NamedTuple):
         fitted: Whether the factor is fitted on it.
         rank: The rank that LoRA needs.
         features: By name, what predicts it.
+        kind: What it is held out for; empty where the factor is fitted.
+        at_end: Whether it rests on a rate at the end of its grid.
     """
 
     name: str
     fitted: bool
     rank: Needed | None
     features: Mapping[str, float | None]
+    kind: str = ""
+    at_end: bool = False
 
 
 class Fit(NamedTuple):

@@ -8,8 +8,27 @@ from benchmarks.chips.methods import GROUPS, Way, parse
 NETS = {"mlp": "MLP 784-512-10", "lenet": "LeNet-5"}
 PARTS = ("main", "clean", "labels", "dimension", "resampled", "merged")
 POINTS = {"mlp": ("lrs", "hrs", "equal"), "lenet": ("lrs", "equal")}
-HELD_OUT = ("equal-low", "equal-high", "equal-clusters")
-SHIFT = {"equal-low": 0.5, "equal-high": 1.5, "equal-clusters": 1.0}
+SHAPES = {
+    "mlp": {"fc1": (784, 512), "fc2": (512, 10)},
+    "lenet": {
+        "conv1": (25, 6), "conv2": (150, 16), "fc1": (256, 120), "fc2": (120, 84),
+        "fc3": (84, 10),
+    },
+}  # fmt: skip
+"""Kernels as matrices, rows by columns."""
+WIDTHS = {net: max(min(own) for own in found.values()) for net, found in SHAPES.items()}
+HELD_OUT = {
+    "mlp": ("equal-low", "equal-high", "equal-clusters", "equal-clusters-low"),
+    "lenet": ("equal-low",),
+}
+"""Points that no factor is fitted on. A low rate loses less, so that what a rank of 1
+leaves is a larger share: there the ranks that suffice lie inside those that are run."""
+SHIFT = {
+    "equal-low": 0.5,
+    "equal-high": 1.5,
+    "equal-clusters": 1.0,
+    "equal-clusters-low": 0.5,
+}
 CLUSTER = 8.0  # cells
 
 
@@ -54,8 +73,8 @@ WAYS = {
 ONE_SIZE = ("head", "bias", "lora-8", "lori-d-16", "lori-s-2000", "subspace-1024")
 ONE_SIZE += ("retrain",)
 LABELS = (10, 100, 1_000)
-RATES = (5e-3, 2e-2, 8e-2)  # of adapters, heads and biases
-WEIGHT_RATES = (1e-3, 5e-3, 2e-2)  # of what moves every weight
+RATES = (1.25e-3, 5e-3, 2e-2, 8e-2, 0.2, 0.4)  # of adapters, heads and biases
+WEIGHT_RATES = (6e-5, 2.5e-4, 1e-3, 5e-3, 2e-2, 8e-2)  # of what moves every weight
 TOTALS = (
     0.005, 0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.08, 0.1, 0.125, 0.15, 0.175, 0.2,
     0.225, 0.25, 0.3, 0.35, 0.4, 0.5, 0.6,

@@ -15,7 +15,8 @@ from benchmarks.stats import bootstrap_interval, paired_bootstrap
 from benchmarks.tables import _rram_healing_extras as extras
 from benchmarks.tables import _rram_healing_plan as plan
 from benchmarks.tables import _rram_healing_verdicts as verdicts
-from benchmarks.tables._rram_healing_numbers import Board, Cell, board
+from benchmarks.tables._rram_healing_costs import costs
+from benchmarks.tables._rram_healing_numbers import END, Board, Cell, board
 
 LINES = {
     "lora": "LoRA",
@@ -44,6 +45,7 @@ def blocks(records: Records) -> list[Block]:
             found.append(_figure(net, point, cells))
     known = verdicts.places(records)
     found += [verdicts.hypotheses(known), verdicts.ranks(known)]
+    found.append(verdicts.thresholds(known))
     for (net, point), cells in boards.items():
         found += [Heading(f"{plan.NETS[net]}, {TITLES[point]}", 3)]
         if cells:
@@ -51,6 +53,7 @@ def blocks(records: Records) -> list[Block]:
         else:
             title = f"{plan.NETS[net]}, {TITLES[point]}"
             found.append(Text(f"Every way at {title}: not run."))
+    found.append(costs(records))
     found += [Heading("Labelled images", 3), _labels(records)]
     found += [Heading("A chip without faults", 3), _clean(records)]
     found += [Heading("Resampled chips, and merged adapters", 3)]
@@ -170,13 +173,13 @@ def _all(net: str, point: str, cells: Board) -> Table:
         sources.append(None if cell is None else cell.record)
     columns = (
         "way", "faults", "numbers", "bytes", "multiply-adds", "cells written",
-        "accuracy, %", "5th percentile", "worst", "recovered, %", "minus clean",
+        "accuracy, %", "5th percentile", "worst", "recovered, %", "minus clean", "rate",
     )  # fmt: skip
     return Table(
         columns,
         rows,
         caption=f"{plan.NETS[net]}, {TITLES[point]}: every way and size.",
-        align="llrrrrlrrll",
+        align="llrrrrlrrlll",
         digits={name: 1 for name in columns},
         sources=sources,
         notes=[
@@ -187,7 +190,8 @@ def _all(net: str, point: str, cells: Board) -> Table:
             "chip's; a subspace's change has no fast product and is formed. Cells "
             "written: whose level changes when the chip is programmed again, mean. "
             "Accuracy with a 95 % bootstrap interval over chips; minus clean: points, "
-            "against the net that no chip broke."
+            "against the net that no chip broke. Rate: the one that was chosen; * "
+            "where it is the least or the largest that was tried."
         ],
     )
 
@@ -196,14 +200,14 @@ def _row(name: str, cell: Cell | None) -> list[Any]:
     """A row of the table of a point."""
     title = parse(name).title
     if cell is None:
-        return [title, *(None,) * 10]
+        return [title, *(None,) * 11]
     record, cost = cell.record, cell.record.metrics["cost"]
     own = record.config
     rates = f"{100 * own['p_lrs']:.3g} + {100 * own['p_hrs']:.3g}"
     written = record.metrics.get("written")
     accuracy = bootstrap_interval(100 * cell.accuracy, resamples=2000)
     share = cell.recovered()
-    clean = float(record.metrics["clean"])
+    clean, rate = float(record.metrics["clean"]), record.metrics.get("rate")
     return [
         title,
         f"{rates}; {own['g_lrs']:g} / {own['g_hrs']:g}",
@@ -216,6 +220,7 @@ def _row(name: str, cell: Cell | None) -> list[Any]:
         100 * record.metrics["worst"],
         NONE if name == "none" or share is None else tuple(100 * x for x in share),
         tuple(x - 100 * clean for x in accuracy),
+        f"{rate:g}{END * cell.at_end}" if rate is not None else NONE,
     ]
 
 
@@ -374,11 +379,12 @@ def _reduced(records: Records) -> str:
     first = own[0].config
     counts = sorted({int(r.config["chips"]) for r in own})
     steps = sorted({int(r.config["steps"]) for r in own})
+    tried = sorted({len(r.config["rates"]) for r in own if "rate" in r.metrics})
     device = Fault().given()
     return (
         f"One seed of each net. Chips of a row: {counts[0]} to {counts[-1]}; training "
         f"steps: {', '.join(map(str, steps))}, of {first['batch']} images; learning "
-        f"rate: one of {len(first['rates'])}, chosen for each row on "
+        f"rate: one of {' or '.join(map(str, tried))}, chosen for each row on "
         f"{first['tuning_chips']} other chips and {first['valid']} validation images; "
         f"a frozen A of LoRI-S has rank {first['mask_rank']}. One-sided pairs, a scale "
         f"for each column, {device['levels']} levels, an on/off ratio of "

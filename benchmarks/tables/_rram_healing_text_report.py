@@ -17,7 +17,7 @@ from benchmarks.report import (
     bars_with_intervals,
 )
 from benchmarks.study.tasks import LENGTHS, SUITES
-from benchmarks.tables._rram_healing_text_ways import TRAINED, WAYS
+from benchmarks.tables._rram_healing_text_ways import FEW, TRAINED, WAYS
 
 TITLES = SUITES["tasks"]
 NONE = "–"
@@ -40,6 +40,7 @@ def blocks(records: Records) -> list[Block]:
         Text(verdict(grid, tasks)),
         _hypotheses(grid, tasks),
         *(block for task in tasks for block in _task(grid, task)),
+        _others(grid, tasks),
         Heading("What was reduced, and what to make of it"),
         Text(_reduced(records)),
     ]
@@ -126,9 +127,8 @@ def _pair(one: str, two: str) -> Claim:
 def _clean(grid: Grid, task: str) -> np.ndarray | None:
     """How far the way that gains most without faults stays below what is allowed."""
     gains = [_over(grid, task, f"clean-{name}", "clean-none") for name in TRAINED]
-    if any(gain is None for gain in gains):
-        return None
-    return SMALL - np.max([np.mean(gain) for gain in gains if gain is not None], axis=0)
+    found = [np.mean(gain) for gain in gains if gain is not None]
+    return SMALL - np.max(found, axis=0) if found else None
 
 
 HYPOTHESES = (
@@ -168,8 +168,8 @@ def _hypotheses(grid: Grid, tasks: list[str]) -> Table:
         "95 % bootstrap intervals over chips.",
         notes=[
             "`holds`: the interval lies above zero (H5: its lower end is not below "
-            "-1 point; H7: the mean of the way that gains most). `fails`: below zero. "
-            "`open`: it holds zero."
+            "-1 point; H7: the mean of the way that gains most, of those that were "
+            "run). `fails`: below zero. `open`: it holds zero."
         ],
     )
 
@@ -192,6 +192,7 @@ COLUMNS = (
     "minus no action",
     "recovered, %",
     "no faults, %",
+    "recovered of its own, %",
     "numbers",
     "head",
     "bytes",
@@ -206,7 +207,7 @@ def _task(grid: Grid, task: str) -> list[Block]:
     for name, way in WAYS.items():
         record, clean = grid.get((task, name)), grid.get((task, f"clean-{name}"))
         title = _titled(way.title, record)
-        rows.append([title, *(_cells(grid, task, name) or [None] * 10)])
+        rows.append([title, *(_cells(grid, task, name) or [None] * 11)])
         sources.append([r for r in (record, clean) if r is not None] or None)
     title = TITLES[task][0].upper() + TITLES[task][1:]
     first = grid.get((task, "none"))
@@ -214,8 +215,11 @@ def _task(grid: Grid, task: str) -> list[Block]:
         "Mean over chips with 95 % bootstrap intervals over chips; differences are "
         "paired by chip. `recovered`: share of what the chips lose. `no faults`: the "
         "same on chips without faults, with converters and noise; corrections of the "
-        "known error have nothing to correct there. `numbers`: kept digitally for one "
-        "chip, `bytes` with 4 for each value and each place; a frozen A and the "
+        "known error have nothing to correct there. `recovered` counts "
+        "what a way gains without faults too, which is fine-tuning; `recovered of its "
+        "own` is the share of the way from no action to the same way without faults "
+        "(for corrections, to no action without faults). `numbers`: kept digitally for "
+        "one chip, `bytes` with 4 for each value and each place; a frozen A and the "
         "subspace come from a seed. `head`: retrained numbers of the head, in a "
         "place that every row has. `multiply-adds`: digital, for each token and "
         "beside the head; the change of the subspace is formed."
@@ -225,7 +229,7 @@ def _task(grid: Grid, task: str) -> list[Block]:
         Table(
             COLUMNS,
             rows,
-            align="lllllllrrrr",
+            align="llllllllrrrr",
             digits=dict.fromkeys(COLUMNS, 1),
             caption=_caption(title, first),
             notes=notes,
@@ -237,13 +241,63 @@ def _task(grid: Grid, task: str) -> list[Block]:
     return found
 
 
+def _others(grid: Grid, tasks: list[str]) -> Table:
+    """Another polarity, and fewer labelled texts, for a few ways."""
+    labels = {
+        name.removesuffix("-none")
+        for task, name in grid
+        if name.endswith("-none") and not name.startswith("clean")
+    }
+    labels = {name for name in labels if not name.endswith("-clean")} or {""}
+    rows: list[list[Any]] = []
+    for task in tasks:
+        for label in sorted(labels):
+            own: Grid = {
+                (task, name.removeprefix(f"{label}-")): record
+                for (of, name), record in grid.items()
+                if of == task and label and name.startswith(f"{label}-")
+            }
+            first = own.get((task, "none"))
+            for name in FEW:
+                title = _titled(WAYS[name].title, own.get((task, name)))
+                cells = _cells(own, task, name) or [None] * 11
+                kept = [*cells[:1], *cells[2:6]]
+                rows.append([TITLES[task], _point(first), title, *kept])
+    columns = ("task", "point", *COLUMNS[:2], *COLUMNS[3:7])
+    return Table(
+        columns,
+        rows,
+        align="llllllll",
+        digits=1,
+        caption="Other faults and fewer labelled texts.",
+        notes=[
+            "Columns as above. Another polarity has a share of stuck cells chosen for "
+            "it; fewer labelled texts also mean fewer for the activations' weights."
+        ],
+    )
+
+
+def _point(first: Record | None) -> str | None:
+    """The faults and the labels of a point."""
+    if first is None:
+        return None
+    own = first.metrics["device"]
+    return (
+        f"p_lrs {100 * own['p_lrs']:.3g} %, p_hrs {100 * own['p_hrs']:.3g} %; "
+        f"{first.config['labelled']} texts"
+    )
+
+
 def _titled(title: str, record: Record | None) -> str:
     """The title with the ranks of the run."""
     if record is None:
         return title
     rank = record.config["rank"]
     for text, value in (
+        ("rank r / 8", max(1, round(rank / 8))),
         ("rank r / 4", max(1, round(rank / 4))),
+        ("rank r / 2", max(1, round(rank / 2))),
+        ("rank 2 r", 2 * rank),
         ("rank 4 r", 4 * rank),
         ("rank r", rank),
     ):
@@ -267,12 +321,23 @@ def _cells(grid: Grid, task: str, name: str) -> list[Any] | None:
         NONE if same else _signed(gain),
         NONE if same or lost <= 0 else f"{100 * gain.mean() / lost:.0f}",
         NONE if clean is None else f"{100 * right(clean).mean():.1f}",
+        NONE if same else _own_share(grid, task, name, gain),
         round(metrics["cost"]["numbers"]),
         round(metrics["head"]),
         round(metrics["cost"]["bytes"]),
         round(metrics["cost"]["multiply_adds"]),
         f"{metrics['rate']:g}" if metrics["rate"] else NONE,
     ]
+
+
+def _own_share(grid: Grid, task: str, name: str, gain: np.ndarray) -> str | None:
+    """Share of the way from no action to the same way on chips without faults."""
+    trains = WAYS[name].trained or WAYS[name].kind == "head"
+    clean = grid.get((task, f"clean-{name}" if trains else "clean-none"))
+    if clean is None:
+        return None
+    reach = right(clean).mean() - right(grid[task, "none"]).mean()
+    return NONE if reach <= 0 else f"{100 * gain.mean() / reach:.0f}"
 
 
 def _signed(gain: np.ndarray) -> str:

@@ -19,12 +19,14 @@ class Way(NamedTuple):
 
     Attributes:
         title: What tables call it.
-        kind: Which program trains it: `lora`, `digital` (biases and norms) or
-            `subspace`; or `svd`, `patch`, `head`, `none`, which train no adapter.
+        kind: Which program trains it: `lora`, `digital` (biases and norms), `subspace`
+            or `retrain` (the matrices, through the map, written to the chip again); or
+            `svd`, `patch`, `head`, `none`, which train nothing beside it.
         trains_a: For LoRA: whether A is trained.
         share: Rank as a multiple of the table's rank.
         mask: For LoRI-S: how the mask on B is found.
         weighted: For the SVD: whether by the activations.
+        mapped: For retraining: whether it starts from weights programmed by the map.
     """
 
     title: str
@@ -33,11 +35,12 @@ class Way(NamedTuple):
     share: float = 1.0
     mask: str = ""
     weighted: bool = False
+    mapped: bool = False
 
     @property
     def trained(self) -> bool:
         """Whether it takes steps, and so has a learning rate."""
-        return self.kind in ("lora", "digital", "subspace")
+        return self.kind in ("lora", "digital", "subspace", "retrain")
 
 
 WAYS = {
@@ -52,9 +55,16 @@ WAYS = {
     "lori-s": Way("LoRI-S, mask by calibration", "lora", mask="calibrated"),
     "lori-s-fault": Way("LoRI-S, fault-aware mask", "lora", mask="fault"),
     "lori-d": Way("LoRI-D, rank r", "lora"),
+    "lora-tiny": Way("LoRA, rank r / 8", "lora", trains_a=True, share=0.125),
     "lora-small": Way("LoRA, rank r / 4", "lora", trains_a=True, share=0.25),
+    "lora-half": Way("LoRA, rank r / 2", "lora", trains_a=True, share=0.5),
     "lora": Way("LoRA, rank r", "lora", trains_a=True),
+    "lora-wide": Way("LoRA, rank 2 r", "lora", trains_a=True, share=2),
+    "retrain": Way("retraining through the map", "retrain"),
+    "retrain-mapped": Way("ITT's programming, then retraining", "retrain", mapped=True),
 }
+# What other points and fewer labels are compared on.
+FEW = ("none", "head", "digital", "svd-weighted", "lori-d", "lora", "retrain")
 TRAINED = tuple(name for name, way in WAYS.items() if way.trained)
 
 
@@ -156,7 +166,7 @@ def cost(name: str, cut: Cut, rank: int, density: float) -> Cost:
     ins = sum(own * n for n, _ in sizes.values())
     outs = low - ins
     kept = dimension(cut, rank, density)
-    if way.kind in ("none", "head"):
+    if way.kind in ("none", "head", "retrain"):
         return Cost(0, 0, 0)
     if way.kind == "digital":
         leaves = jax.eval_shape(

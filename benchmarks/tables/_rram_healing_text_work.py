@@ -24,6 +24,7 @@ START = "lora"  # how the net is fine-tuned before it is deployed
 TUNING = 1_000_000  # number of the first chip that choices are made on
 CLEAN = 2_000_000  # number of the first chip without faults
 BATCH = 64
+NO_NOISE = jax.random.key(0)  # programmed weights have no fresh noise
 STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0)  # of the new head; one is chosen
 
 Head = tuple[np.ndarray, np.ndarray]
@@ -37,23 +38,28 @@ class Held(NamedTuple):
         analog: The tree with `Crossbar` operators: what scores are read from.
         plain: The tree with the weights that the cells stand for, for training.
         head: A head fitted on the features of this chip.
+        stuck: Share of its cells that are stuck.
     """
 
     number: int
     analog: Any
     plain: Any
     head: Head
+    stuck: float
 
 
 class Net:
     """One task's fine-tuned net, its chips, and the ways to heal them."""
 
-    def __init__(self, config: Any, session: Session, task: str) -> None:
-        """Nothing is loaded or trained before it is asked for."""
+    def __init__(
+        self, config: Any, session: Session, task: str, label: str = ""
+    ) -> None:
+        """Nothing is loaded or trained before it is asked for; rows have the label."""
         self.config, self.session, self.name = config, session, task
+        self.label = f"{task}-{label}" if label else task
         self.singles = Singles(config, session, "tasks")
         self._svds: dict[int, Any] = {}
-        self._transforms: dict[str, Any] = {}
+        self._transforms: dict[Any, Any] = {}
         self._masks: dict[tuple[str, int], Any] = {}
 
     @functools.cached_property
@@ -101,9 +107,9 @@ class Net:
 
     def hold(self, rate: float, number: int) -> Held:
         """Samples a chip, programs the net into it, and fits a head on it."""
-        key = jax.random.fold_in(jax.random.key(self.config.seeds[0]), number)
+        key = self._key(number)
         analog, plain = self._hold(jnp.float32(rate), self.start[0], key)
-        bare = Held(number, analog, plain, self.start[1])
+        bare = Held(number, analog, plain, self.start[1], rate)
         train, valid = (
             (self.features(analog, split), self.labels(split))
             for split in ("train", "valid")
@@ -117,9 +123,7 @@ class Net:
         """The jitted call that samples and programs; one for all rates."""
 
         def run(rate: Any, params: Any, key: Any) -> tuple[Any, Any]:
-            tx = rram.crossbar(
-                self.device(rate), tile=self.config.tile, select=kernels(self.cut)
-            )
+            tx = self._cells(rate)
             for_chip, for_noise = jax.random.split(key)
             analog = tx.apply(params, tx.init(for_chip, params), key=for_noise)
             return analog, _programmed(analog)
@@ -191,8 +195,66 @@ class Net:
             return self._svd(way)(self.start[0], analog, grams), self.start[1]
         if way.kind == "patch":
             return self._patch(self.start[0], analog), self.start[1]
+        if way.kind == "retrain":
+            return self._retrained(way, held, rate)
         state, head = self._trained(name, held, rate)
         return self._transform(way)[0].apply(analog, state), head
+
+    def _retrained(self, way: Way, held: Held, rate: float) -> tuple[Any, Head]:
+        """The matrices trained through the chip's map and written to it again."""
+        tx, deploy = self._through
+        for_chip, _ = jax.random.split(self._key(held.number))
+        chip = self._sampled(jnp.float32(held.stuck), for_chip)
+        base = self.start[0]
+        if way.mapped:
+            base = deploy(base, chip)
+        state = tx.init(for_chip, base)._replace(fixed=chip)
+        keep = jax.tree.map(jnp.ones_like, state.trainable)
+        job = self._job(state, keep, held, rate)
+        self.trainer.cut = self.cut._replace(params=base)
+        found = self.trainer.train(way.kind, tx, job)
+        wanted = _shifted(base, found.trainable)
+        analog, _ = self._hold(jnp.float32(held.stuck), wanted, self._key(held.number))
+        return analog, (found.heads[0][0], found.heads[1][0])
+
+    @functools.cached_property
+    def _sampled(self) -> Any:
+        """The jitted call that samples a chip alone, the one that `hold` programs."""
+
+        def run(rate: Any, key: Any) -> Any:
+            return self._cells(rate).init(key, self.start[0]).fixed
+
+        return jax.jit(run)
+
+    @functools.cached_property
+    def _through(self) -> tuple[lrk.Transform, Any]:
+        """Full weights seen through a chip's map; and programming by the map."""
+        cells = self._cells(0.0)  # rates act in `init` alone
+        whole = lrk.full(select=self._on_chip)
+
+        def seen(params: Any, chip: Any) -> Any:
+            return _programmed(cells.apply(params, lrk.State({}, chip), key=NO_NOISE))
+
+        def apply(params: Any, state: lrk.State, *, key: Any = None) -> Any:
+            del key
+            return seen(_shifted(params, state.trainable), state.fixed)
+
+        def deploy(params: Any, chip: Any) -> Any:
+            return rram.compensated(
+                params, lambda own: seen(own, chip), select=self._on_chip
+            )
+
+        return lrk.Transform(whole.init, apply), jax.jit(deploy)
+
+    def _cells(self, rate: Any) -> lrk.Transform:
+        """The crossbar at a share of stuck cells."""
+        return rram.crossbar(
+            self.device(rate), tile=self.config.tile, select=self._on_chip
+        )
+
+    def _key(self, number: int) -> jax.Array:
+        """The key of a chip: its cells, then its noise."""
+        return jax.random.fold_in(jax.random.key(self.config.seeds[0]), number)
 
     @functools.cached_property
     def grams(self) -> dict[str, Any]:
@@ -229,12 +291,21 @@ class Net:
         return kernels(self.cut)
 
     def _transform(self, way: Way) -> tuple[lrk.Transform, Any]:
-        """The transform of a way and its jitted init; one for each kind."""
-        if way.kind not in self._transforms:
-            c = self.config
-            tx = ways.transform(way, self.cut, c.rank, c.density)
-            self._transforms[way.kind] = (tx, jax.jit(tx.init))
-        return self._transforms[way.kind]
+        """The transform of a way and its jitted init; one for each program."""
+        name, c = self._program(way), self.config
+        if name not in self._transforms:
+            tx = ways.transform(way, self.cut, self._widest(way), c.density)
+            self._transforms[name] = (tx, jax.jit(tx.init))
+        return self._transforms[name]
+
+    def _widest(self, way: Way) -> int:
+        """The rank of a way's program: smaller ranks have columns of zeros in it."""
+        rank = self.config.rank
+        return max(rank, ways.rank_of(way, rank)) if way.kind == "lora" else rank
+
+    def _program(self, way: Way) -> str:
+        """The name of the program that trains a way."""
+        return f"{way.kind}-{self._widest(way)}"
 
     def _trained(self, name: str, held: Held, rate: float) -> tuple[lrk.State, Head]:
         """A trained state and its head; LoRI-D's mask is kept for LoRI-S."""
@@ -244,8 +315,20 @@ class Net:
         fresh = init(key, self.cut.params)
         mask = self._mask(way, held, fresh)
         state, keep = ways.start(way, fresh, mask, c.rank)
+        job = self._job(state, keep, held, rate)
+        self.trainer.cut = self.cut._replace(params=held.plain)
+        found = self.trainer.train(self._program(way), tx, job)
+        if name == "lori-d":
+            kept = ways.calibrated_mask(found.trainable, c.density)
+            self._masks["calibrated", held.number] = kept
+        last = (found.heads[0][0], found.heads[1][0])
+        return state._replace(trainable=found.trainable), last
+
+    def _job(self, state: lrk.State, keep: Any, held: Held, rate: float) -> Job:
+        """What is trained on a chip, from the head fitted there."""
         kernel, bias = held.head
-        job = Job(
+        c = self.config
+        return Job(
             state,
             (kernel[None], bias[None]),
             keep,
@@ -254,13 +337,6 @@ class Net:
             batches(len(self.labels("train")), c.heal_steps, c.batch, held.number),
             np.float32(rate),
         )
-        self.trainer.cut = self.cut._replace(params=held.plain)
-        found = self.trainer.train(way.kind, tx, job)
-        if name == "lori-d":
-            kept = ways.calibrated_mask(found.trainable, c.density)
-            self._masks["calibrated", held.number] = kept
-        last = (found.heads[0][0], found.heads[1][0])
-        return state._replace(trainable=found.trainable), last
 
     def _mask(self, way: Way, held: Held, fresh: lrk.State) -> Any:
         """The mask of LoRI-S on this chip, or None."""
@@ -287,7 +363,7 @@ class Net:
         """
         c = self.config
         given = {**self.given(), "aim": list(c.aim)}
-        found = self.session.load_arrays(f"rate-{self.name}", config=given)
+        found = self.session.load_arrays(f"rate-{self.label}", config=given)
         if found is None:
             params, head = self.start
             whole, middle = self.score(params, head, "valid"), sum(c.aim) / 2
@@ -306,13 +382,12 @@ class Net:
                 "tried": np.array(sorted(c.stuck)[: len(lost)]),
                 "lost": np.array(lost),
             }
-            self.session.save_arrays(f"rate-{self.name}", found, config=given)
+            self.session.save_arrays(f"rate-{self.label}", found, config=given)
         return found
 
     def _analog(self, rate: float, number: int) -> Any:
         """A chip alone, without a head of its own."""
-        key = jax.random.fold_in(jax.random.key(self.config.seeds[0]), number)
-        return self._hold(jnp.float32(rate), self.start[0], key)[0]
+        return self._hold(jnp.float32(rate), self.start[0], self._key(number))[0]
 
     @functools.cached_property
     def _tuning(self) -> list[Held]:
@@ -322,11 +397,12 @@ class Net:
 
     def rates(self, name: str) -> dict[str, float]:
         """Mean validation loss by learning rate, on the chips for choices."""
+        grid = self.rates_of(name)
         given = {**self.given(), "way": name, "stuck": float(self.choice["rate"])}
-        row = f"tune-{self.name}-{name}"
+        given |= self.more(name)
+        row = f"tune-{self.label}-{name}"
         found = self.session.load_arrays(row, config=given)
         if found is None:
-            grid = self.config.heal_rates[WAYS[name].kind]
             losses = [
                 [self.heal(name, held, rate, "valid")[1] for held in self._tuning]
                 for rate in grid
@@ -335,6 +411,16 @@ class Net:
             self.session.save_arrays(row, found, config=given)
         losses = np.where(np.isfinite(found["losses"]), found["losses"], 1e30)
         return {f"{r:g}": float(x) for r, x in zip(found["rates"], losses, strict=True)}
+
+    def rates_of(self, name: str) -> tuple[float, ...]:
+        """The learning rates that a way has to choose from."""
+        c, kind = self.config, WAYS[name].kind
+        return c.retrain_rates if kind == "retrain" else c.heal_rates[kind]
+
+    def more(self, name: str) -> dict[str, Any]:
+        """What decides a way's rows beside what decides those of all."""
+        own = WAYS[name].kind == "retrain"
+        return {"retrain_rates": self.config.retrain_rates} if own else {}
 
     def rate_of(self, name: str) -> float:
         """The learning rate of a way."""
@@ -352,6 +438,17 @@ class Net:
         return self.singles.given(
             **own, rates_of=dict(c.heal_rates), task=self.name, seed=c.seeds[0]
         )
+
+
+def _shifted(params: Any, trainable: Any) -> Any:
+    """Weights with the trained differences added, as arrays."""
+    whole = dict(trainable)
+
+    def leaf(keys: Any, x: Any) -> Any:
+        path = jax.tree_util.keystr(keys, simple=True, separator="/")
+        return x + whole[path]["d"] if path in whole else x
+
+    return jax.tree_util.tree_map_with_path(leaf, params)
 
 
 def _programmed(tree: Any) -> Any:

@@ -101,7 +101,7 @@ class Work:
         total = record.metrics["total"]
         if point == polarity:
             return Fault.of(polarity, total)
-        length = plan.CLUSTER if point.endswith("clusters") else 0.0
+        length = plan.CLUSTER if "clusters" in point else 0.0
         return Fault.of(polarity, min(total * plan.SHIFT[point], 1.0), length=length)
 
     def _search(self, row: str, given: dict[str, Any], polarity: str) -> Any:

@@ -61,12 +61,12 @@ class Layout(NamedTuple):
     Attributes:
         axes: Axes of each kernel, in order of depth.
         shapes: Rows and columns of each kernel.
-        spare: Rows that every crossbar has beyond those.
+        spare: Rows that each crossbar has beyond those.
     """
 
     axes: Mapping[Path, lrk.Axes]
     shapes: Mapping[Path, tuple[int, int]]
-    spare: int
+    spare: Mapping[Path, int]
 
     @property
     def stages(self) -> tuple[Any, ...]:
@@ -97,18 +97,25 @@ class Layout(NamedTuple):
         }
 
 
-def layout(params: Any, axes: Mapping[Path, lrk.Axes], spare: int) -> Layout:
-    """Reads off where the kernels lie; paths sort in order of depth."""
+def layout(
+    params: Any, axes: Mapping[Path, lrk.Axes], spare: int, conv_spare: int = 0
+) -> Layout:
+    """Reads off where the kernels lie; paths sort in order of depth.
+
+    Convolutions have `conv_spare` rows more: `rram.permute` and `rram.itt` give them
+    none, as a kernel of several input axes has no axis that they could lengthen.
+    """
     tx = rram.crossbar(rram.Device(), select=on_chip, axes=axes)
     chip = jax.eval_shape(tx.init, jax.random.key(0), params).fixed
     shapes = {path: tuple(chip[path]["gain"].shape[-2:]) for path in sorted(chip)}
-    return Layout({path: axes[path] for path in shapes}, shapes, spare)
+    more = {p: spare if len(axes[p].inputs) == 1 else conv_spare for p in shapes}
+    return Layout({path: axes[path] for path in shapes}, shapes, more)
 
 
 def sampled(lay: Layout, numbers: Numbers, key: jax.Array) -> lrk.State:
     """A chip with its spare rows, as the transform's state over matrices."""
     tall = {
-        path: jnp.zeros((rows + lay.spare, cols))
+        path: jnp.zeros((rows + lay.spare[path], cols))
         for path, (rows, cols) in lay.shapes.items()
     }
     return rram.crossbar(device(numbers)).init(key, tall)

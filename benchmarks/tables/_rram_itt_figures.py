@@ -33,10 +33,11 @@ def sweeps(records: Records) -> list[Block]:
     found: list[Block] = []
     for dataset, data in DATASETS.items():
         for net, title in NETS.items():
-            for sweep, label in SWEEPS.values():
+            for key, (sweep, label) in SWEEPS.items():
                 lines = lines_of(records, net, dataset, sweep)
+                name = f"itt-{net}-{key}" if dataset == "mnist" else ""
                 if lines:
-                    found.append(_sweep(lines, f"{title} on {data}", label))
+                    found.append(_sweep(lines, f"{title} on {data}", label, name))
     return found
 
 
@@ -60,7 +61,9 @@ def lines_of(
     return lines
 
 
-def _sweep(lines: Mapping[str, np.ndarray], title: str, label: str) -> Figure:
+def _sweep(
+    lines: Mapping[str, np.ndarray], title: str, label: str, name: str
+) -> Figure:
     draw = functools.partial(draw_sweep, lines, title, label)
     caption = (
         f"{title}: accuracy against {label}. Lines are means over chips, bands the 5th "
@@ -68,7 +71,7 @@ def _sweep(lines: Mapping[str, np.ndarray], title: str, label: str) -> Figure:
     )
     last = [f"{name} {rows[-1, 1]:.1f}" for name, rows in lines.items()]
     end = max(rows[-1, 0] for rows in lines.values())
-    return Figure(draw, caption, f"Means at {end:g}: {', '.join(last)}.")
+    return Figure(draw, caption, f"Means at {end:g}: {', '.join(last)}.", name)
 
 
 def draw_sweep(lines: Mapping[str, np.ndarray], title: str, label: str) -> Any:
@@ -108,7 +111,8 @@ def yields(records: Records) -> list[Block]:
         f"{name}: " + ", ".join("not run" if b is None else f"{b[0]:.0f}" for b in bars)
         for name, bars in series.items()
     )
-    return [Figure(draw, "Yield at (10, 10) on MNIST, with Wilson's interval.", alt)]
+    caption = "Yield at (10, 10) on MNIST, with Wilson's interval."
+    return [Figure(draw, caption, alt, "itt-yield")]
 
 
 def _share(metrics: Mapping[str, Any]) -> tuple[float, float, float]:
@@ -141,5 +145,6 @@ def budgets(records: Records) -> list[Block]:
             )
             ends = [f"{name} {y[-1]:.1f}" for name, (_, y) in lines.items()]
             caption = f"{title} at (10, 10) on MNIST: accuracy against steps."
-            found.append(Figure(draw, caption, f"At the end: {', '.join(ends)}."))
+            alt = f"At the end: {', '.join(ends)}."
+            found.append(Figure(draw, caption, alt, f"itt-{net}-budget"))
     return found

@@ -24,22 +24,28 @@ TILE = 128
 
 
 def budgets(work: Work, net: str, dataset: str) -> None:
-    """Validation accuracy at (10, 10) after whole runs of more and more steps."""
+    """Validation accuracy at (10, 10) after whole runs of more and more steps.
+
+    Chips are those of no result and no choice.
+    """
     c = work.config
     for method in ("retrain", "itt"):
         rate = work.rate(net, dataset, method, HARD)
         given = work.given(
             net, dataset, kind="budget", method=method, point=HARD, rate=rate,
-            budgets=c.budgets, trials=c.trials,
+            budgets=c.budgets, chips=c.budget_chips,
         )  # fmt: skip
         row = f"budget-{net}-{dataset}-{method}-{HARD}"
         if work.session.row(row, **given) is not None:
             continue
         begin = time.perf_counter()
         start = "spare" if method == "itt" else "none"
-        found = [work.validated(net, dataset, start, HARD, 0.0)]
+        fresh = {"kind": "budget", "count": c.budget_chips}
+        found = [work.validated(net, dataset, start, HARD, 0.0, **fresh)]
         for steps in c.budgets:
-            found.append(work.validated(net, dataset, method, HARD, rate, steps))
+            found.append(
+                work.validated(net, dataset, method, HARD, rate, steps, **fresh)
+            )
         metrics = {"clean": work.lab(net, dataset).clean("valid")}
         series = {"steps": [0, *c.budgets], "accuracies": np.stack(found)}
         spent = time.perf_counter() - begin
@@ -104,7 +110,7 @@ def costs(lab: Lab) -> dict[str, Any]:
     card = rram.cost_card(
         lab.net.params, tile=TILE, uses=uses, select=chips.on_chip, axes=layout.axes
     )
-    spare = sum(2 * layout.spare * cols for _, cols in layout.shapes.values())
+    spare = sum(2 * layout.spare[p] * cols for p, (_, cols) in layout.shapes.items())
     return {
         "tile": TILE,
         "cells": card.total.cells,

@@ -67,6 +67,7 @@ PARTS = {
     "staged": "layer-wise stages",
     "on_device": "on-device steps",
 }
+STUCK, VARIED = 1.0, 1.1  # points: the paper's claims
 NETS = {"mlp": "MLP 784-512-10", "lenet": "LeNet-5"}
 DATASETS = {"mnist": "MNIST", "fashion": "Fashion-MNIST"}
 

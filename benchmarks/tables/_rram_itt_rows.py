@@ -34,9 +34,9 @@ class Work:
             store = self.session.beside("chips")
             kept = {"synthetic": c.synthetic, "log": self.session.log}
             loaded = nets.load(net, dataset, store, **kept)
-            names = [name for name in Options._fields if name != "spare"]
+            names = [name for name in Options._fields if "spare" not in name]
             own = {name: getattr(c, name) for name in names}
-            options = Options(spare=self.spare(net), **own)
+            options = Options(spare=self.spare(net), conv_spare=c.spare_conv, **own)
             self._labs[net, dataset] = Lab(
                 loaded, options, seed=c.seed, valid=c.valid, test=c.test
             )
@@ -50,10 +50,15 @@ class Work:
         """Spare rows of a net's crossbars."""
         return {"mlp": self.config.spare_mlp, "lenet": self.config.spare_lenet}[net]
 
+    def spares(self, net: str) -> Found:
+        """The same as rows say it; the MLP has no convolution to speak of."""
+        conv = {"spare_conv": self.config.spare_conv} if net == "lenet" else {}
+        return {"spare": self.spare(net), **conv}
+
     def given(self, net: str, dataset: str, **more: Any) -> Found:
         """Everything that decides a row of a net."""
         own = {name: getattr(self.config, name) for name in SHARED}
-        base = {"net": net, "dataset": dataset, "spare": self.spare(net)}
+        base = {"net": net, "dataset": dataset, **self.spares(net)}
         return base | {"steps": self.steps(net), **own, **more}
 
     # Rows of points
@@ -170,15 +175,18 @@ class Work:
         point: str,
         rate: float,
         steps: int | None = None,
+        *,
+        kind: str = "valid",
+        count: int = 0,
     ) -> np.ndarray:
-        """Validation accuracy on the chips that choices are made on."""
-        lab, count = self.lab(net, dataset), self.config.trials
-        rows, _ = self.rows(net, dataset, method, point, "valid", count)
+        """Validation accuracy on the chips that choices are made on, or on others."""
+        lab, count = self.lab(net, dataset), count or self.config.trials
+        rows, _ = self.rows(net, dataset, method, point, kind, count)
         batches = lab.batches(steps or self.steps(net), self.config.batch)
         found = lab.heal(
             plan.recipe(method, net),
             numbers(point),
-            lab.keys("valid", count),
+            lab.keys(kind, count),
             rows,
             lab.given(batches, "valid"),
             rate,
@@ -195,7 +203,7 @@ class Work:
         own, many = POINTS[point], self.many(net, dataset, point, kind, count)
         given = {
             "net": net, "dataset": dataset, "lrs": own.lrs, "hrs": own.hrs,
-            "sigma": own.sigma, "chips": many, "spare": self.spare(net), "kind": kind,
+            "sigma": own.sigma, "chips": many, **self.spares(net), "kind": kind,
             "importance": self.config.importance, "seed": self.config.seed,
             "synthetic": self.config.synthetic,
         }  # fmt: skip

@@ -26,7 +26,8 @@ class Options(NamedTuple):
     """What the parts of ITT are run with; the paper states none of it.
 
     Attributes:
-        spare: Rows of every crossbar beyond those of the weight.
+        spare: Rows of each crossbar of a dense layer beyond those of the weight.
+        conv_spare: The same for convolutions.
         tolerance: A weight is afflicted if it comes out wrong by more than this share
             of its column's largest magnitude.
         freeze: Share of the afflicted weights that end up reduced to zero and frozen.
@@ -38,6 +39,7 @@ class Options(NamedTuple):
     """
 
     spare: int
+    conv_spare: int
     tolerance: float
     freeze: float
     penalty: float
@@ -78,7 +80,9 @@ class Lab:
         if net.name.startswith("lenet"):
             net = net._replace(apply=_rram_itt_lenet.apply)
         self.net, self.options, self.seed = net, options, seed
-        self.layout: Layout = chips.layout(net.params, net.axes, options.spare)
+        self.layout: Layout = chips.layout(
+            net.params, net.axes, options.spare, options.conv_spare
+        )
         self.splits = {
             "valid": tuple(x[:valid] for x in net.valid),
             "test": tuple(x[:test] for x in net.test),
@@ -94,9 +98,9 @@ class Lab:
         return float(self._score(self.net.params, *self.splits[split]))
 
     def keys(self, kind: str, count: int) -> jax.Array:
-        """Keys of the chips that are reported, or of those that choices see."""
+        """Keys of chips: of those that are reported, that choices see, of budgets."""
         start = jax.random.key(self.seed)
-        own = jax.random.fold_in(start, {"test": 1, "valid": 2}[kind])
+        own = jax.random.fold_in(start, {"test": 1, "valid": 2, "budget": 3}[kind])
         return jax.vmap(lambda i: jax.random.fold_in(own, i))(jnp.arange(count))
 
     def batches(self, steps: int, batch: int) -> tuple[np.ndarray, np.ndarray]:

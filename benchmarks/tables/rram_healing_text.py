@@ -9,6 +9,7 @@ hardware. Then each of 20 chips is healed by each way, with the same labelled te
 steps, batches and number of learning rates, and scored through the converters. Training
 goes through the weights that the chip is known to hold, without converters and noise.
 Every trained way also runs on chips without faults: further training is not healing.
+A few ways run at another polarity of faults, and with fewer labelled texts.
 
 Written down before the run. H1: a new head alone recovers less than half of the loss.
 H2: LoRA of rank 8 recovers more than half. H3: the SVD of the known error, of the same
@@ -20,8 +21,8 @@ no way gains as much as 2 points.
 Command: python -m benchmarks run rram_healing_text
 Paper: HaLoRA, arXiv:2502.19747, and AHWA-LoRA, arXiv:2411.17367, put LoRA beside an
     analog base, on other models and tasks: no number of theirs stands here.
-Cost: 45 min on one core; `--tasks trec` and `--tasks sentiment_movie` can run at once
-Rows: 42
+Cost: 2 h on one core; `--tasks trec` and `--tasks sentiment_movie` can run at once
+Rows: 116
 """
 
 import dataclasses
@@ -37,7 +38,7 @@ from benchmarks.runner import Session
 from benchmarks.study.singles import Options
 from benchmarks.tables import _rram_healing_text_report as reporting
 from benchmarks.tables import _rram_healing_text_ways as ways
-from benchmarks.tables._rram_healing_text_ways import TRAINED, WAYS
+from benchmarks.tables._rram_healing_text_ways import FEW, TRAINED, WAYS
 from benchmarks.tables._rram_healing_text_work import CLEAN, Held, Net
 
 CLEAN_WAYS = ("none", "head", *TRAINED)
@@ -46,6 +47,7 @@ RATES = {
     "digital": (1e-3, 3e-3, 1e-2),
     "subspace": (1e-2, 3e-2, 1e-1),
 }
+RETRAIN_RATES = (1e-4, 3e-4, 1e-3)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,6 +84,12 @@ class Config(Options):
         default_factory=lambda: dict(RATES)
     )
     """Peak learning rates to choose from, by what is trained: as many for each."""
+    retrain_rates: tuple[float, ...] = RETRAIN_RATES
+    """As many for retraining through the map, which moves every weight."""
+    more_lrs: tuple[float, ...] = (5 / 6,)
+    """Further shares of stuck cells at low resistance: points for a few ways."""
+    fewer: tuple[int, ...] = (32,)
+    """Smaller numbers of labelled texts, for a few ways."""
     labelled: int = 256
     """Labelled texts for new heads and for training."""
     texts: int = 128
@@ -99,6 +107,9 @@ class Config(Options):
             "tile": 8,
             "heal_steps": 2,
             "heal_rates": {name: (found[0],) for name, found in RATES.items()},
+            "retrain_rates": RETRAIN_RATES[:1],
+            "more_lrs": (),
+            "fewer": (16,),
             "labelled": 32,
             "texts": 24,
         }
@@ -108,9 +119,21 @@ class Config(Options):
 def run(config: Config, session: Session) -> None:
     """Breaks and heals each task's net; finished chips and rows are kept."""
     for task in config.tasks:
-        net = Net(config, session, task)
-        if _missing(config, session, net):
-            _task_rows(config, session, net)
+        for label, own in points(config):
+            net = Net(own, session, task, label)
+            names = tuple(name for name in WAYS if not label or name in FEW)
+            if missing := _missing(own, session, net, names):
+                _task_rows(own, session, net, names, missing)
+
+
+def points(config: Config) -> list[tuple[str, Config]]:
+    """The main point, then others for a few ways, each with a label for its rows."""
+    found = [("", config)]
+    for share in config.more_lrs:
+        found.append((f"lrs{100 * share:.0f}", dataclasses.replace(config, lrs=share)))
+    for count in config.fewer:
+        found.append((f"n{count}", dataclasses.replace(config, labelled=count)))
+    return found
 
 
 def report(records: Records) -> list[Block]:
@@ -118,57 +141,67 @@ def report(records: Records) -> list[Block]:
     return reporting.blocks(records)
 
 
-def _rows(config: Config, net: Net) -> dict[str, dict[str, Any]]:
+Rows = dict[str, dict[str, Any]]
+
+
+def _rows(config: Config, net: Net, names: tuple[str, ...]) -> Rows:
     """The config of each row of a task, by its name."""
     found = {}
-    for name in WAYS:
-        given = {**net.given(), "way": name, "test": config.texts}
-        found[f"{net.name}-{name}"] = {**given, "chips": config.chips, "faults": True}
+    for name in names:
+        given = {**net.given(), **net.more(name), "way": name, "test": config.texts}
+        found[f"{net.label}-{name}"] = {**given, "chips": config.chips, "faults": True}
         if name in CLEAN_WAYS:
             clean = {**given, "chips": config.clean, "faults": False}
-            found[f"{net.name}-clean-{name}"] = clean
+            found[f"{net.label}-clean-{name}"] = clean
     return found
 
 
-def _missing(config: Config, session: Session, net: Net) -> list[str]:
-    rows = _rows(config, net)
-    return [row for row in rows if session.row(row, **rows[row]) is None]
+def _missing(
+    config: Config, session: Session, net: Net, names: tuple[str, ...]
+) -> Rows:
+    """The rows that must run."""
+    rows = _rows(config, net, names)
+    return {r: own for r, own in rows.items() if session.row(r, **own) is None}
 
 
-def _task_rows(config: Config, session: Session, net: Net) -> None:
-    """Goes through the chips, each with all ways, then writes the rows."""
-    rates = {name: 0.0 for name in WAYS}
-    marks: dict[str, Any] = {name: {} for name in WAYS}
-    with session.progress(len(TRAINED), f"{net.name}: learning rates") as bar:
-        for name in sorted(TRAINED, key=_masked_last):
+def _task_rows(
+    config: Config, session: Session, net: Net, every: tuple[str, ...], missing: Rows
+) -> None:
+    """Goes through the chips, each with all ways that lack rows, then writes these."""
+    wanted = {given["way"] for given in missing.values()}
+    names = tuple(name for name in every if name in wanted)
+    trained = [name for name in names if name in TRAINED]
+    rates = {name: 0.0 for name in names}
+    marks: dict[str, Any] = {name: {} for name in names}
+    with session.progress(len(trained), f"{net.label}: learning rates") as bar:
+        for name in sorted(trained, key=_masked_last):
             marks[name], rates[name] = net.rates(name), net.rate_of(name)
             bar.update()
     found: dict[str, dict[str, list[float]]] = {}
     runs = [(True, i) for i in range(config.chips)]
     runs += [(False, CLEAN + i) for i in range(config.clean)]
-    with session.progress(len(runs), f"{net.name}: chips") as bar:
+    with session.progress(len(runs), f"{net.label}: chips") as bar:
         for faults, number in runs:
             for name, own in _chip(net, faults, number, rates).items():
-                row = f"{net.name}-{'' if faults else 'clean-'}{name}"
+                row = f"{net.label}-{'' if faults else 'clean-'}{name}"
                 kept = found.setdefault(row, {})
                 for key, value in own.items():
                     kept.setdefault(key, []).append(float(value))
             bar.update()
     params, head = net.start
     whole = net.score(params, head)
-    for row, given in _rows(config, net).items():
-        if session.row(row, **given) is None:
-            name = given["way"]
-            tuned = {"rate": rates[name], "valid_loss_by_rate": marks[name]}
-            metrics = _metrics(config, net, given, found[row], whole) | tuned
-            session.save(
-                row,
-                metrics,
-                config=given,
-                series=found[row],
-                seconds=sum(found[row]["seconds"]),
-                seed=config.seeds[0],
-            )
+    for row, given in missing.items():
+        name = given["way"]
+        tuned = {"rate": rates[name], "valid_loss_by_rate": marks[name]}
+        metrics = _metrics(config, net, given, found[row], whole) | tuned
+        session.save(
+            row,
+            metrics,
+            config=given,
+            series=found[row],
+            seconds=sum(found[row]["seconds"]),
+            seed=config.seeds[0],
+        )
 
 
 def _chip(
@@ -177,12 +210,12 @@ def _chip(
     """Accuracy, loss and seconds of each way on one chip; kept on disk."""
     stuck = float(net.choice["rate"]) if faults else 0.0
     given = {**net.given(), "rates": rates, "number": number, "stuck_rate": stuck}
-    row = f"chip-{net.name}-{number}"
+    row = f"chip-{net.label}-{number}"
     kept = net.session.load_arrays(row, config=given)
     if kept is None:
         held, kept = net.hold(stuck, number), {}
         # LoRI-S by calibration needs LoRI-D's run: it comes first, and is not repeated.
-        order = sorted(WAYS, key=_masked_last)
+        order = sorted(rates, key=_masked_last)
         for name in [n for n in order if faults or n in CLEAN_WAYS]:
             kept[name] = _healed(net, name, held, rates[name])
         net.session.save_arrays(row, kept, config=given)

@@ -23,8 +23,8 @@ Command: python -m benchmarks run rram_itt
 Paper: ITT-RNA, DOI 10.1109/TCAD.2020.2989373, abstract: less than 1 % lost at 20 % of
 stuck cells, less than 1.1 % under variation, for MLP and CNN. Split and spreads are not
 known.
-Cost: 75 min on 1 core, 45 min as two processes, one for each net
-Rows: 200
+Cost: 3 h on 1 core, 2 h as two processes, one for each net
+Rows: 255
 """
 
 import dataclasses
@@ -50,13 +50,11 @@ class Config:
     """Which methods."""
     points: tuple[str, ...] = tuple(plan.POINTS)
     """Points on MNIST."""
-    lenet_points: tuple[str, ...] = tuple(
-        name for name in plan.POINTS if name not in ("s05", "s15", "sigma1.5")
-    )
+    lenet_points: tuple[str, ...] = tuple(plan.POINTS)
     """Those of them that LeNet-5 is at."""
     fashion_points: tuple[str, ...] = ("s00", "s20", "sigma1")
     """Points on Fashion-MNIST; no other part runs there."""
-    yield_nets: tuple[str, ...] = ("mlp",)
+    yield_nets: tuple[str, ...] = ("mlp", "lenet")
     """Nets whose yield is taken at (10, 10)."""
     yield_methods: tuple[str, ...] = ("none", "retrain", "itt")
     """Methods whose yield is taken."""
@@ -70,7 +68,7 @@ class Config:
     """Training steps of LeNet-5 for each chip."""
     batch: int = 128
     """Images of a step."""
-    rates: tuple[float, ...] = (2e-3, 5e-3, 1.25e-2)
+    rates: tuple[float, ...] = (5e-4, 2e-3, 5e-3, 1.25e-2, 3e-2)
     """First learning rates to choose from, for each trained method, net and kind of
     point; they fall to zero as a cosine."""
     trials: int = 3
@@ -79,6 +77,8 @@ class Config:
     """Parts that ITT goes without, or with, one at a time."""
     budgets: tuple[int, ...] = (16, 32, 64, 128, 256)
     """Numbers of steps, each a run of its own, that are compared."""
+    budget_chips: int = 20
+    """Chips that these are compared on; no result and no choice has them."""
     valid: int = 2000
     """Validation images."""
     test: int = 10000
@@ -86,7 +86,9 @@ class Config:
     spare_mlp: int = 20
     """Spare rows of each crossbar of the MLP."""
     spare_lenet: int = 8
-    """Spare rows of each crossbar of LeNet-5."""
+    """Spare rows of each crossbar of LeNet-5's dense layers."""
+    spare_conv: int = 0
+    """Spare rows of each of its convolutions: `rram.permute` gives them none."""
     tolerance: float = 0.1
     """A weight is afflicted if it is off by more than this share of its column."""
     freeze: float = 0.2
@@ -125,6 +127,7 @@ class Config:
             trials=2,
             ablated=("freezing",),
             budgets=(4,),
+            budget_chips=2,
             valid=100,
             test=100,
             importance=128,

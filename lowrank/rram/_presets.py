@@ -132,7 +132,8 @@ def wan2022() -> Device:
         2.02
 
     Notes:
-        The range's lower end is not part of the fit. aihwkit 1.2.0 uses the same fit
+        The range's lower end is not part of the fit. The fits for 1 day and 2 days are
+        not here: only that for 1 s was read. aihwkit 1.2.0 uses the same fit
         without its reference of 40 uS when `g_max` is another.
 
     References:
@@ -153,6 +154,10 @@ def milo2021() -> Device:
         >>> device = lrk.rram.milo2021()
         >>> round(float(device.write.std(jnp.asarray(225.0))), 3)
         2.733
+
+    Notes:
+        The fit was read in CrossSim's source, which names the authors and the year;
+        title and venue of the paper were not looked up.
 
     References:
         Milo et al., 2021: the fit as in CrossSim 3.2's source.
@@ -181,7 +186,8 @@ def cmo_hfox(time: float = 1.0) -> Device:
         -0.089
 
     Notes:
-        aihwkit 1.2.0 means to default to 2 % acceptance and takes the 0.2 % fit.
+        aihwkit 1.2.0 means to default to 2 % acceptance and takes the 0.2 % fit. The
+        figures were read there; the paper behind them was not looked up.
 
     References:
         aihwkit's documentation and source of `ReRamCMONoiseModel`.

@@ -106,7 +106,10 @@ def test_rows_are_as_many_as_the_docstring_says():
         for net in plan.NETS
     )
     total += len(plan.LABELS) * len(plan.ONE_SIZE)
-    total += len(plan.HELD_OUT) * len(plan.dimension_ways("mlp"))
+    total += sum(
+        len(points) * len(plan.dimension_ways(net))
+        for net, points in plan.HELD_OUT.items()
+    )
     total += 2 + len(extras.PLACES) * len(extras.TASKS)
     assert runner.find("rram_healing").rows == total
 
@@ -223,32 +226,77 @@ def verdict(rows, which):
     return next(row for row in table.rows if row[0].startswith(which))
 
 
-def test_the_first_hypothesis():
-    good = board(svd={32: 0.8, 128: 1.0}, lora={1: 0.8, 4: 1.0})
-    assert verdict(good, "H1")[1] == "supported"
-    assert verdict(board(full=0.3, svd={64: 1.0}, lora={1: 1.0}), "H1")[1] == (
-        "contradicted"
-    )
+def test_the_first_hypothesis_is_judged_part_by_part():
+    good = board(svd={256: 0.8, 400: 1.0}, lora={1: 0.8, 4: 1.0})
+    assert [verdict(good, f"H1{x}")[1] for x in "abc"] == ["supported"] * 3
+    low = board(full=0.3, svd={32: 0.8, 128: 1.0}, lora={1: 0.8, 4: 1.0})
+    found = [verdict(low, f"H1{x}") for x in "abc"]
+    assert [row[1] for row in found] == ["contradicted", "contradicted", "supported"]
+    assert "rank 64 of 512" in found[1][2]
+    near = board(svd={4: 0.8, 8: 1.0}, lora={2: 0.8, 8: 1.0})
+    assert verdict(near, "H1c")[1] == "contradicted"
     open_end = board(svd={2: 0.5}, lora={1: 0.8, 4: 1.0})
-    assert verdict(open_end, "H1")[1] == "undecided"
-    assert verdict([], "H1")[1] == "not run"
+    assert [verdict(open_end, f"H1{x}")[1] for x in "bc"] == ["undecided"] * 2
+    assert verdict([], "H1a")[1] == "not run"
+
+
+LORA = {1: 0.8, 4: 1.0}
 
 
 def test_the_third_hypothesis():
-    lora = {1: 0.8, 4: 1.0}
-    assert verdict(board(lora=lora, lori_d={3: 0.8, 12: 1.0}), "H3")[1] == "supported"
-    assert verdict(board(lora=lora, lori_d={8: 0.8, 32: 1.0}), "H3")[1] == (
+    assert verdict(board(lora=LORA, lori_d={3: 0.8, 12: 1.0}), "H3")[1] == "supported"
+    assert verdict(board(lora=LORA, lori_d={8: 0.8, 32: 1.0}), "H3")[1] == (
         "contradicted"
     )
+
+
+@pytest.mark.parametrize(("rate", "ended"), [(0.08, True), (0.02, False)])
+def test_a_rate_at_the_end_of_its_grid_leaves_it_undecided(rate, ended):
+    rows = board(lora=LORA, lori_d={8: 0.8, 32: 1.0})
+    for row in rows:
+        if row.row.endswith("lori-d-32"):
+            row.config["rates"] = [0.005, 0.02, 0.08]
+            row.metrics["rate"] = rate
+    _, words, figures = verdict(rows, "H3")
+    assert words == ("undecided: the rate grid ends" if ended else "contradicted")
+    assert figures.endswith(" *") == ended
+
+
+def held_out(lenet=64):
+    """All kinds of points; LeNet-5 needs four times the rank, clusters as much."""
+    steps = {8: 0.8, 32: 1.0}
+    rows = board(lora=LORA, subspace=steps)
+    wide = {lenet // 2: 0.8, 2 * lenet: 1.0}
+    rows += board("lenet", "lrs", lora={4: 0.8, 16: 1.0}, subspace=wide)
+    for point in ("equal-low", "equal-clusters"):
+        own = board(point=point, lora=LORA, subspace=steps)
+        for row in own:
+            row.config["kind"] = "dimension"
+        rows += own
+    return rows
 
 
 @pytest.mark.parametrize(("right", "words"), [(64, "supported"), (4, "contradicted")])
 def test_the_second_hypothesis(right, words):
     """LeNet-5 needs four times the rank; so does its dimension, or not."""
-    rows = board(lora={1: 0.8, 4: 1.0}, subspace={8: 0.8, 32: 1.0})
-    wide = {right // 2: 0.8, 2 * right: 1.0}
-    rows += board("lenet", "lrs", lora={4: 0.8, 16: 1.0}, subspace=wide)
-    assert verdict(rows, "H2")[1] == words
+    assert verdict(held_out(right), "H2")[1] == words
+
+
+def test_the_second_hypothesis_needs_every_kind_of_point():
+    rows = [row for row in held_out() if "clusters" not in row.config["point"]]
+    rows += board("mlp", "equal-clusters", lora={1: 0.95}, subspace={8: 0.8, 32: 1.0})
+    for row in rows[-4:]:
+        row.config["kind"] = "dimension"
+    words = verdict(rows, "H2")[1]
+    assert words == "undecided: no rank is known for the clustered map"
+
+
+def test_other_shares_are_shown_beside():
+    table = verdicts.thresholds(verdicts.places(Records(held_out())))
+    assert table.columns[1:] == ("80 %", "90 %", "95 %", "97 %")
+    assert table.rows[0][1:] == ["<= 1", "2", "2.83", "3.25"]
+    assert table.rows[-1][0].startswith("H2")
+    assert table.rows[-1][2] == "supported"
 
 
 # Report

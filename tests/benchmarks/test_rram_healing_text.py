@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import lowrank as lrk
+from benchmarks import runner
 from benchmarks.record import Record, Records, read_folder
 from benchmarks.report import Figure, Table
 from benchmarks.runner import Session
@@ -17,7 +18,7 @@ from benchmarks.tables import _rram_healing_text_work as working
 from benchmarks.tables import rram_healing_text as table
 from benchmarks.tables._rram_healing_text_ways import WAYS
 
-CONFIG = table.Config().smoke()
+CONFIG = dataclasses.replace(table.Config().smoke(), fewer=())
 FEW = ("none", "head", "svd", "patch", "lori-d", "lori-s")
 
 
@@ -126,6 +127,56 @@ def test_lori_trains_what_its_mask_keeps(net):
         )
 
 
+@pytest.mark.parametrize("name", ["retrain", "retrain-mapped"])
+def test_retraining_writes_to_the_same_chip(net, name):
+    """Healthy cells take new weights; what stuck pairs give stays as it was."""
+    held = net.hold(0.2, 0)
+    adapted, _ = net.healed(name, held, 1e-2)
+    one, two = (
+        tree["layer"]["1"]["output"]["dense"]["kernel"].pair
+        for tree in (held.analog, adapted)
+    )
+    moved = np.asarray(one != two)
+    assert moved.mean() > 0.1
+    key = jax.random.split(net._key(0))[0]
+    chip = net._sampled(jnp.float32(0.2), key)["layer/1/output/dense/kernel"]
+    stuck = np.asarray(chip["code"]) != lrk.rram.OK
+    assert 0.1 < stuck.mean() < 0.3
+    both = stuck.all(axis=0)  # what is kept of a pair is its difference
+    assert both.any()
+    assert not moved.reshape(both.shape)[both].any()
+
+
+def test_programming_by_the_map_errs_less(net):
+    held, wanted = net.hold(0.2, 0), net.start[0]
+    chip = net._sampled(jnp.float32(0.2), jax.random.split(net._key(0))[0])
+    mapped = net._through[1](wanted, chip)
+    plain = net._hold(jnp.float32(0.2), mapped, net._key(0))[1]
+    off = [
+        np.abs(t["layer"]["1"]["output"]["dense"]["kernel"] - w).mean()
+        for w in [wanted["layer"]["1"]["output"]["dense"]["kernel"]]
+        for t in (held.plain, plain)
+    ]
+    assert off[1] < off[0]
+
+
+def test_a_wide_lora_has_a_program_of_its_own(net):
+    names = {n: net._program(WAYS[n]) for n in ("lora-tiny", "lora", "lora-wide")}
+    assert names["lora-tiny"] == names["lora"] != names["lora-wide"]
+    state = net._transform(WAYS["lora-wide"])[1](jax.random.key(0), net.cut.params)
+    assert all(own["a"].shape[1] == 2 * CONFIG.rank for own in state.trainable.values())
+
+
+def test_points_have_labels_and_options_of_their_own():
+    found = dict(table.points(table.Config()))
+    assert list(found) == ["", "lrs83", "n32"]
+    assert (found["lrs83"].lrs, found["n32"].labelled) == (5 / 6, 32)
+    rows = runner.find("rram_healing_text").rows
+    few = len(ways.FEW) + len(set(ways.FEW) & set(table.CLEAN_WAYS))
+    whole = len(WAYS) + len(table.CLEAN_WAYS)
+    assert rows == 2 * (whole + 2 * few)
+
+
 def test_costs_are_those_of_the_shapes(net):
     w, rank = 16, CONFIG.rank
     ins, outs = 4 * w + w + 2 * w, 4 * w + 2 * w + w
@@ -201,11 +252,12 @@ def test_report_is_complete_with_and_without_records(ran):
     assert names[0] == "no action"
     assert "LoRI-D, rank 2" in names
     empty = [block for block in table.report(Records()) if isinstance(block, Table)]
-    assert len(empty) == 3
+    assert len(empty) == 4
     assert all("not run" in row for block in empty for row in block.text())
 
 
 def test_options_keep_the_number_of_rates_equal():
-    assert len({len(rates) for rates in table.RATES.values()}) == 1
-    assert set(table.RATES) == {WAYS[n].kind for n in ways.TRAINED}
+    grids = [*table.RATES.values(), table.RETRAIN_RATES]
+    assert len({len(rates) for rates in grids}) == 1
+    assert {*table.RATES, "retrain"} == {WAYS[n].kind for n in ways.TRAINED}
     assert dataclasses.replace(table.Config(), chips=3).chips == 3

@@ -17,6 +17,7 @@ from benchmarks.stats import generator
 from benchmarks.tables import _rram_itt_chips as chips
 from benchmarks.tables import _rram_itt_figures as figures
 from benchmarks.tables import _rram_itt_lenet as banded
+from benchmarks.tables import _rram_itt_overhead as overhead
 from benchmarks.tables import _rram_itt_plan as plan
 from benchmarks.tables import _rram_itt_report as reporting
 from benchmarks.tables import rram_itt
@@ -28,7 +29,7 @@ from lowrank.models import LeNet5, functional
 
 DOCS = pathlib.Path(runner.__file__).parents[1] / "docs"
 OPTIONS = Options(
-    spare=2, tolerance=0.1, freeze=0.5, penalty=1e-3, device_steps=2,
+    spare=2, conv_spare=0, tolerance=0.1, freeze=0.5, penalty=1e-3, device_steps=2,
     device_rate=0.5, staged=0.25, importance=16,
 )  # fmt: skip
 HEAVY = Numbers(0.1, 0.1, 0.0)
@@ -319,16 +320,56 @@ def test_steps_to_equal_accuracy():
     own = record("budget", "mlp", "itt", "s20", [])
     series = {"steps": [0, 16, 25], "accuracies": [[0.5], [0.971], [0.98]]}
     object.__setattr__(own, "series", series)
-    assert reporting.near(own) == "16"
+    assert overhead.near(own) == "16"
     series["accuracies"] = [[0.5], [0.6], [0.7]]
-    assert reporting.near(own) == "more than 25"
+    assert overhead.near(own) == "more than 25"
+    assert "those that the rate was chosen on" in overhead.budget_note(Records([own]))
+    own.config["chips"] = 2
+    series["accuracies"] = [[0.5, 0.6], [0.96, 0.981], [0.98, 0.98]]
+    own.config["kind"] = "budget"
+    assert overhead.near(own) == "16 [16, 25]"
+    assert "2 chips that no choice" in overhead.budget_note(Records([own]))
+
+
+def test_divergence_is_named():
+    own = record("point", "lenet", "itt", "sigma1", [0.098, 0.1])
+    assert reporting.diverged(own)
+    assert not reporting.diverged(record("point", "mlp", "itt", "s20", [0.1, 0.6]))
+    table = reporting._claims(Records([own]))
+    assert "not met: diverged" in [row[-1] for row in table.text()]
+
+
+def test_rates_at_an_end_are_marked():
+    own = record("rate", "mlp", "itt", "s20", [], rate=0.1)
+    own.config["rates"] = [0.1, 0.2]
+    own.metrics["tried"] = {"0.1": [0.5, 0.7], "0.2": [0.4]}
+    (row,) = overhead.rates(Records([own])).text()
+    assert row[2:] == ["ITT", "(10, 10)", "0.1 *", "60.0 / 40.0"]
+
+
+def test_spare_rows_are_said():
+    old = record("point", "lenet", "itt", "s20", [0.9])
+    old.config["spare"] = 8
+    words = "8 of each dense layer, {} of each convolution."
+    assert reporting.spare_rows(Records([old])).endswith(words.format(8))
+    old.config["spare_conv"] = 0
+    assert reporting.spare_rows(Records([old])).endswith(words.format(0))
+
+
+def test_convolutions_have_spare_rows_of_their_own():
+    net, params = functional(LeNet5(rngs=nnx.Rngs(0)))
+    axes = lrk.trace_axes(net, params, jnp.zeros((1, 28, 28, 1)))
+    lay = chips.layout(params, axes, 8)
+    assert {p: n for p, n in lay.spare.items() if n} == {
+        f"fc{i}/kernel": 8 for i in (1, 2, 3)
+    }
 
 
 def test_energy_is_counts_by_published_constants():
     counts = {"conversions": 1000, "multiply_adds": 0, "bytes_moved": 0}
-    assert reporting._energy(counts) == pytest.approx(1.67)
+    assert overhead.energy(counts) == pytest.approx(1.67)
     digital = {"conversions": 0, "multiply_adds": 1000, "bytes_moved": 4000}
-    assert reporting._energy(digital) == pytest.approx(4.6 + 5.0)
+    assert overhead.energy(digital) == pytest.approx(4.6 + 5.0)
 
 
 @pytest.mark.parametrize("records", [Records(), made_up()], ids=["none", "some"])
@@ -338,7 +379,7 @@ def test_the_report_is_whole(records):
     assert bool(drawn) == bool(len(records))
     page = render_page("rram_itt", blocks, records)
     assert page.count("<svg") == len(drawn)
-    assert len([b for b in blocks if isinstance(b, Table)]) == 10
+    assert len([b for b in blocks if isinstance(b, Table)]) == 11
 
 
 def test_lines_hold_mean_percentiles_and_worst():

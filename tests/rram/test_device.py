@@ -107,7 +107,9 @@ def test_presets_are_devices_with_their_published_numbers():
     assert (a.p_lrs, a.p_hrs) == (b.p_hrs, b.p_lrs) == (0.0175, 0.0904)
     liu = rram.liu2017(0.05, 0.15)
     assert (liu.g_max, liu.levels, liu.p_lrs, liu.p_hrs) == (300.0, 64, 0.05, 0.15)
-    assert rram.yousuf2025().levels == 4
+    yousuf = rram.yousuf2025()
+    assert (yousuf.levels, yousuf.g_min, yousuf.g_max) == (4, 133.0, 233.0)
+    assert (yousuf.g_lrs, yousuf.g_hrs) == (500.0, 10.0)
     assert rram.wan2022().write.reference == 40.0
     assert rram.milo2021().g_min == 50.0
     assert rram.cmo_hfox(10.0).time == 10.0

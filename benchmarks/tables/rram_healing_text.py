@@ -38,8 +38,9 @@ from benchmarks.runner import Session
 from benchmarks.study.singles import Options
 from benchmarks.tables import _rram_healing_text_report as reporting
 from benchmarks.tables import _rram_healing_text_ways as ways
+from benchmarks.tables._rram_healing_text_chips import CLEAN, Held
 from benchmarks.tables._rram_healing_text_ways import FEW, TRAINED, WAYS
-from benchmarks.tables._rram_healing_text_work import CLEAN, Held, Net
+from benchmarks.tables._rram_healing_text_work import Net
 
 CLEAN_WAYS = ("none", "head", *TRAINED)
 RATES = {

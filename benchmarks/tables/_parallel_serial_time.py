@@ -41,7 +41,13 @@ def measure(
             return lrk.lift(cut.pool)(tx.apply(params, state), hidden, mask)
 
         program = jax.jit(run)
-        return lambda params: lambda: program(params, state, hidden, mask)
+
+        def with_own(params: Any) -> Any:
+            """With weights of its own: those that others read too stay in caches."""
+            own = jax.tree.map(jnp.copy, params)
+            return lambda: program(own, state, hidden, mask)
+
+        return with_own
 
     callables = {BARE: ready(None, ())(cut.params)}
     for name, size in sizes.items():

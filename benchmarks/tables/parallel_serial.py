@@ -222,6 +222,7 @@ def _time(runs: FamilyRuns, o: Config, batch: int) -> None:
     """The adapted layers, bare and with every adapter."""
     given = {
         "kind": "time",
+        "weights": "a copy for each",
         "batch": batch,
         "layers": o.layers,
         "synthetic": o.synthetic,

@@ -361,7 +361,7 @@ def _times(records: Records) -> Table:
         caption="The adapted layers forwards, side by side in every round.",
         notes=[
             "Medians of rounds in fresh processes; ratios with 95 % bootstrap "
-            "intervals over both. Each has a copy of the weights of its own. The layers "
+            "intervals over both. Each has weights of its own. The layers "
             "below are not adapted and not timed. Only what has plain weights merges."
         ],
         align="l" + "rl" * len(heads),

@@ -239,8 +239,13 @@ def replaced(folder: Path, last: Sequence[str]) -> Generator[Path]:
     `last` names the files without which no one can read `folder`. If it is there they
     are taken away first and come last, so an interruption leaves the old files, the new
     ones, or what is refused; never a mixture that can be read. Other files stay.
+
+    Raises:
+        NotADirectoryError: If `folder` is a file; nothing was written then.
     """
     folder = folder.resolve()
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(f"expected a folder, got a file: {str(folder)!r}")
     there, name = folder.is_dir(), uuid.uuid4().hex
     new = folder / f".{name}" if there else folder.with_name(f".{folder.name}.{name}")
     new.mkdir(parents=True)

@@ -37,3 +37,14 @@ def test_spooled_tensors_come_back_each_at_a_multiple_of_its_width(tmp_path):
     with pytest.raises(ValueError, match="cannot write 'i': expected one of float64"):
         _files.write_spooled(file, [("i", np.arange(3))])
     assert list(tmp_path.iterdir()) == [file]
+
+
+def test_a_file_where_a_folder_is_to_be_is_named_before_anything_is_written(tmp_path):
+    file = tmp_path / "adapter"
+    file.write_text("mine")
+    with (
+        pytest.raises(NotADirectoryError, match="got a file: .*adapter"),
+        _files.replaced(file, ["config.json"]),
+    ):
+        pass
+    assert [x.name for x in tmp_path.iterdir()] == ["adapter"]

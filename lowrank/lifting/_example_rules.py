@@ -173,10 +173,11 @@ def _conv(eqn: Any, operand: int, axis: int) -> Way:
     numbers = eqn.params["dimension_numbers"]
     spec = (numbers.lhs_spec, numbers.rhs_spec)[operand]
     role, out = spec.index(axis), numbers.out_spec
+    apart = eqn.params["batch_group_count"] == 1  # else groups of the batch pair up
     if operand:
-        return Way(out[1]) if role == 0 else GONE
+        return Way(out[1]) if role == 0 and apart else GONE
     if role == 0:
-        return Way(out[0], eqn.params["batch_group_count"] == 1)
+        return Way(out[0], apart)
     if role == 1 and eqn.params["feature_group_count"] == 1:
         return GONE
     return Way(out[role], False)

@@ -1,6 +1,7 @@
 """Follow the axis of the examples through a jaxpr."""
 
 import functools
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -232,3 +233,30 @@ _HOLDERS: dict[str, Callable[..., list[State]]] = {
     "custom_vjp_call custom_vjp_call_jaxpr".split(),
     _inner,
 )
+
+# Where axes of size 1 may be left out or put in, and the calls around other programs.
+_LAYOUT = frozenset(
+    "broadcast_in_dim reshape squeeze expand_dims transpose concatenate iota slice "
+    "convert_element_type copy".split()
+) | frozenset(_HOLDERS)
+
+
+def arithmetic(closed: Any) -> Counter[str]:
+    """How often each operation stands in a program, with the scalars that it takes."""
+    found: Counter[str] = Counter()
+    jaxpr = _compat.body(closed)
+    for site in _compat.live(jaxpr):
+        eqn = jaxpr.eqns[site]
+        name = eqn.primitive.name
+        if name not in _LAYOUT:
+            literals = [v.val for v in eqn.invars if _compat.is_literal(v)]
+            scalars = [str(x) for x in literals if jax.numpy.ndim(x) == 0]
+            found[" ".join([name, *scalars])] += 1
+        for value in jax.tree.leaves(list(eqn.params.values()), is_leaf=_is_program):
+            if _is_program(value):
+                found += arithmetic(value)
+    return found
+
+
+def _is_program(value: Any) -> bool:
+    return hasattr(value, "eqns") or hasattr(value, "jaxpr")

@@ -8,7 +8,7 @@ import jax
 
 from lowrank._base import PyTree, is_array, is_operator
 from lowrank._many import in_axes
-from lowrank.lifting._examples import At, Free, Mixed, State, free, walk
+from lowrank.lifting._examples import At, Free, Mixed, State, arithmetic, free, walk
 from lowrank.lifting._lift import lift as lift_fn
 
 
@@ -27,7 +27,8 @@ def check_examples(fn: Callable[..., PyTree], params: PyTree, *batch: PyTree) ->
     Raises:
         ValueError: If the arrays do not share a first axis, or an operation mixes the
             examples, or is not known to keep them apart; it is named with its source
-            line. Also if the results do not have the examples in front.
+            line. Also if the results do not have the examples in front, or a batch of
+            one is computed in another way than a batch of several.
 
     Example:
         >>> params, x = {"w": jnp.ones((4, 3))}, jnp.ones((5, 4))
@@ -41,6 +42,7 @@ def check_examples(fn: Callable[..., PyTree], params: PyTree, *batch: PyTree) ->
         What depends on an example's place in the batch, or draws random numbers for
         the batch as a whole, is refused as well. The check errs on the side of
         refusal: an index `arange(examples)` is refused, `jnp.take_along_axis` is not.
+        What it cannot see is the backward rule of a `jax.custom_vjp`.
     """
     _check("check_examples", fn, params, batch)
 
@@ -98,28 +100,32 @@ def _check(
     number = _number(who, batch)
     leaves, treedef = jax.tree.flatten((params, batch), is_operator)
     first = len(leaves) - len(jax.tree.leaves(batch))
+    dynamic = [i for i, x in enumerate(leaves) if is_operator(x) or is_array(x)]
+
+    def stage(examples: int) -> tuple[Any, list[str], list[State]]:
+        """The function of so many examples, its results' paths, what is known."""
+        avals, states, paths = [], [], []
+        for i in dynamic:
+            aval = leaves[i].aval if is_operator(leaves[i]) else leaves[i]
+            if i >= first:
+                aval = jax.ShapeDtypeStruct((examples, *aval.shape[1:]), aval.dtype)
+            avals.append(aval)
+            states.append(At(0) if i >= first else free(aval.shape))
+
+        def flat(*arrays: Any) -> list[Any]:
+            own = list(leaves)
+            for i, array in zip(dynamic, arrays, strict=True):
+                own[i] = array
+            tree, args = jax.tree.unflatten(treedef, own)
+            out = jax.tree_util.tree_flatten_with_path(fn(tree, *args))[0]
+            paths.extend(jax.tree_util.keystr(path) for path, _ in out)
+            return [leaf for _, leaf in out]
+
+        return jax.make_jaxpr(flat)(*avals), paths, states
+
     # One example alone would hide what mixes several.
     staged = max(number, 2)
-    avals, states = [], []
-    dynamic = [i for i, x in enumerate(leaves) if is_operator(x) or is_array(x)]
-    for i in dynamic:
-        aval = leaves[i].aval if is_operator(leaves[i]) else leaves[i]
-        if i >= first:
-            aval = jax.ShapeDtypeStruct((staged, *aval.shape[1:]), aval.dtype)
-        avals.append(aval)
-        states.append(At(0) if i >= first else free(aval.shape))
-    paths: list[str] = []
-
-    def flat(*arrays: Any) -> list[Any]:
-        own = list(leaves)
-        for i, array in zip(dynamic, arrays, strict=True):
-            own[i] = array
-        tree, args = jax.tree.unflatten(treedef, own)
-        out = jax.tree_util.tree_flatten_with_path(fn(tree, *args))[0]
-        paths.extend(jax.tree_util.keystr(path) for path, _ in out)
-        return [leaf for _, leaf in out]
-
-    closed = jax.make_jaxpr(flat)(*avals)
+    closed, paths, states = stage(staged)
     results = walk(closed, states, staged, "")
     reasons = [
         reason
@@ -133,6 +139,29 @@ def _check(
             "operation for each example, or map a model of one example yourself, as "
             "lrk.route shows."
         )
+    try:
+        alone = stage(1)[0]
+    except Exception as error:
+        raise ValueError(
+            f"{who}: the model cannot be staged on one example alone: {error}"
+        ) from error
+    if (change := _change(closed, alone)) is not None:
+        raise ValueError(
+            f"{who}: the model computes something else for one example alone than for "
+            f"{staged}: {change}. Write it so that nothing depends on the number of "
+            "examples."
+        )
+
+
+def _change(many: Any, alone: Any) -> str | None:
+    """What differs between a program of many examples and that of one, if anything."""
+    for aval, single in zip(many.out_avals, alone.out_avals, strict=True):
+        if single.shape != (1, *aval.shape[1:]):
+            return f"a result of shape {single.shape} beside {aval.shape}"
+    one, other = arithmetic(alone), arithmetic(many)
+    if one == other:
+        return None
+    return f"{sorted(one - other)} in the place of {sorted(other - one)}"
 
 
 def _number(who: str, batch: tuple[PyTree, ...]) -> int:

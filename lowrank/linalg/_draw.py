@@ -28,7 +28,8 @@ def flat_normal(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) ->
         dtype: Of the result.
 
     Returns:
-        `jax.random.normal(key, (size,), dtype).reshape(shape)`, bit for bit.
+        `jax.random.normal(key, (size,), dtype).reshape(shape)`, bit for bit, before
+        XLA fuses either with what comes after it.
     """
     return _drawn("normal", key, shape, dtype)
 

@@ -109,6 +109,34 @@ def test_what_mixes_examples_is_refused_by_operation_and_line(name):
         lrk.check_examples(model, PARAMS, ROWS)
 
 
+def paired_groups(params, x):
+    image = params["w"].reshape(4, 1, 6)
+    kernel = x[:, 0, None, :2]
+    return lax.conv_general_dilated(
+        image, kernel, (1,), "VALID", batch_group_count=x.shape[0]
+    )[0]
+
+
+COUNTED = {
+    "squeezed": (lambda p, x: (x @ p["w"]).squeeze(), "a result of shape"),
+    "divided": (lambda p, x: x @ p["w"] / x.shape[0], "div 4.0"),
+    "branch": (lambda _, x: x if x.shape[0] > 1 else 0 * x, "mul 0.0"),
+    "fixed": (lambda _, x: x.reshape(4, 30) + 1, "cannot be staged on one"),
+}
+
+
+@pytest.mark.parametrize("name", COUNTED)
+def test_what_counts_its_examples_is_refused(name):
+    fn, why = COUNTED[name]
+    with pytest.raises(ValueError, match=why):
+        lrk.check_examples(fn, PARAMS, X)
+
+
+def test_groups_of_a_batch_beside_examples_are_refused():
+    with pytest.raises(ValueError, match="mixes examples: conv_general_dilated"):
+        lrk.check_examples(paired_groups, PARAMS, X)
+
+
 def test_one_example_hides_no_batch_norm():
     with pytest.raises(ValueError, match="check_examples: .*reduce_sum"):
         lrk.check_examples(batch_norm, PARAMS, ROWS[:1])

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.data._classes import SENTIMENT, SPAM, TOPICS, TREC_FINE
+from benchmarks.data._classes import FILES, SENTIMENT, SPAM, TOPICS, TREC_FINE
 from benchmarks.data._dataset import Dataset, Row, Split
 from benchmarks.data._splits import digest, permutation, uniform
 
@@ -39,6 +39,7 @@ _TASKS = (
     "sentiment_tweets",
     "sentiment_nyt",
     "wordnet_topics",
+    "wordnet_files",
 )
 _GROUPED = ("sentiment_amazon", "sentiment_nyt")
 
@@ -118,6 +119,7 @@ def vocabulary() -> list[str]:
         "trec": TREC_FINE,
         "sms_spam": SPAM,
         "wordnet_topics": TOPICS,
+        "wordnet_files": FILES,
     }
     words = list(_COMMON)
     for task in _TASKS:

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import lowrank as lrk
 from benchmarks import record as records
 from benchmarks import runner
 from benchmarks.blocks import Table
@@ -94,7 +95,10 @@ def test_the_devices_of_a_noise_set_differ_as_their_names_say():
     ]  # fmt: skip
     weight = np.sqrt(2) * kinds["noise"].read * hand.G_MAX / (hand.G_MAX - hand.G_MIN)
     assert weight == pytest.approx(nets.NOISE.weight)
-    assert kinds["cells"].write.sigma == kinds["noise"].read
+    # A pair of cells adds its noise; one beside a reference has half of the range.
+    single = kinds["cells"]
+    assert isinstance(single.scheme, lrk.rram.Offset)
+    assert single.write.sigma * np.sqrt(2) == pytest.approx(kinds["noise"].read)
     assert kinds["noise and converters"].adc.noise == pytest.approx(0.004)
     assert kinds["chip"].levels == nets.NOISE.levels
 

@@ -76,4 +76,5 @@ def test_the_real_file_has_its_tensors():
     found = efficientnet_lite0()
     assert sum(x.size for x in found.values()) == 4_694_073
     assert found["_conv_stem.weight"].shape == (32, 3, 3, 3)
-    assert all((found[key] > 0).all() for key in found if key.endswith("running_var"))
+    # Channels that never fire have none.
+    assert all((found[key] >= 0).all() for key in found if key.endswith("running_var"))

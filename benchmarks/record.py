@@ -18,7 +18,7 @@ import platform
 import subprocess
 import tempfile
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, overload
 
 SCHEMA = 1
@@ -354,15 +354,21 @@ def commit() -> tuple[str, bool]:
     return head, bool(_git("status", "--porcelain", "--", *present))
 
 
-@functools.cache
-def versions() -> dict[str, str]:
-    """Returns the versions of the packages that can change a number, and Python's."""
-    found = {"python": platform.python_version()}
-    for name in PACKAGES:
+def installed(packages: Iterable[str]) -> dict[str, str]:
+    """Returns the version of each package, or `not installed`."""
+    found = {}
+    for name in packages:
         try:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             found[name] = "not installed"
+    return found
+
+
+@functools.cache
+def versions() -> dict[str, str]:
+    """Returns the versions of the packages that can change a number, and Python's."""
+    found = {"python": platform.python_version()} | installed(PACKAGES)
     if found["lowrank"] == "not installed" and (ROOT / "pyproject.toml").exists():
         project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
         found["lowrank"] = project["version"]

@@ -187,6 +187,20 @@ def combine(parts: Sequence[Comparison | Mapping[str, Any]]) -> Comparison:
     )
 
 
+def in_common(parts: Sequence[Mapping[str, Any]]) -> list[Comparison]:
+    """The times of what every process timed: a peer may be left out by one alone."""
+    read = [Comparison.from_dict(part["times"]) for part in parts]
+    names = [n for n in read[0].names if all(n in times.names for times in read)]
+    return [
+        Comparison(
+            times.baseline,
+            {n: times.wall_ms[n] for n in names},
+            {n: times.cpu_ms[n] for n in names},
+        )
+        for times in read
+    ]
+
+
 def in_processes(
     module: str,
     args: Mapping[str, Any] | None = None,

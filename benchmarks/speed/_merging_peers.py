@@ -1,6 +1,5 @@
 """The same merges by PEFT, as its users call them; optional."""
 
-import importlib.metadata
 import os
 import warnings
 from collections.abc import Callable
@@ -8,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.record import installed
 from benchmarks.speed._merging_methods import DROPPED, TRIMMED, Problem
 
 # Our name, and PEFT's `combination_type`.
@@ -30,13 +30,7 @@ MERGED = "merged"
 
 def versions() -> dict[str, str]:
     """Returns the versions of PEFT and PyTorch, or `not installed`."""
-    found = {}
-    for name in ("peft", "torch"):
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            found[name] = "not installed"
-    return found
+    return installed(("peft", "torch"))
 
 
 def threads() -> int:

@@ -5,13 +5,13 @@ gradient is `1 / scale` of the others'.
 """
 
 import contextlib
-import importlib.metadata
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
 
+from benchmarks.record import installed
 from benchmarks.speed._contenders import (
     ALPHA,
     Contender,
@@ -26,17 +26,11 @@ Tree = Any
 
 def versions() -> dict[str, str]:
     """Returns the version of each peer, or `not installed`."""
-    found = {}
-    for name in ("flax", "qwix", "quax"):
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            found[name] = "not installed"
-    return found
+    return installed(("flax", "qwix", "quax"))
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Which deprecated names a peer calls is its own affair."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
@@ -82,7 +76,7 @@ def _from_module(
 
     def loss(trainable: Tree, probe: Tree, frozen: Tree, batch: Tree) -> jax.Array:
         merged = nnx.merge(graph, trainable, frozen["kernels"])
-        with _quiet():
+        with quiet():
             return merged(frozen["rest"], probe, batch)
 
     frozen = {"kernels": kernels, "rest": network.rest}
@@ -206,7 +200,7 @@ def peers(
         if name not in names:
             continue
         try:
-            with _quiet():
+            with quiet():
                 made[name] = make(network)
         except ImportError as error:
             absent[name] = f"not installed ({error.name or error})"

@@ -14,7 +14,7 @@ from flax import nnx
 import lowrank as lrk
 from benchmarks.speed._contenders import flattened, naive
 from benchmarks.speed._measure import build
-from benchmarks.speed._peers import _quiet
+from benchmarks.speed._peers import quiet
 from benchmarks.speed._peers_nets import Factors, Problem, paths
 
 Tree = Any
@@ -142,7 +142,7 @@ def qwix_lora(problem: Problem) -> Contender:
         module_path=problem.net.pattern, rank=problem.rank, alpha=problem.alpha
     )
     ids = problem.batch["ids"]
-    with _quiet():
+    with quiet():
         rngs = nnx.Rngs(0)
         model: Any = qwix.apply_lora_to_model(problem.model, provider, ids, rngs=rngs)
     for path, (_, layer) in paths(model, problem.net.pattern).items():
@@ -171,7 +171,7 @@ def _from_module(problem: Problem, model: Any, folded: float = 1.0) -> Contender
     def loss(trainable: Tree, frozen: Tree, batch: Tree) -> jax.Array:
         cast = jax.tree.map(lambda x: x.astype(problem.dtype), trainable)
         merged = nnx.merge(graph, cast, frozen)
-        with _quiet():
+        with quiet():
             return problem.loss(merged, batch)
 
     def factors(grads: Tree) -> Factors:

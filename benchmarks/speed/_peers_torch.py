@@ -1,12 +1,12 @@
 """The same step by PEFT on the models of transformers, in PyTorch; optional."""
 
-import importlib.metadata
 import warnings
 from typing import Any
 
 import jax
 import numpy as np
 
+from benchmarks.record import installed
 from benchmarks.speed._peers_jax import DECAY, LEARNING_RATE
 from benchmarks.speed._peers_nets import Factors, Problem
 
@@ -17,13 +17,7 @@ _WRAPPER = "base_model.model."  # what PEFT puts before a module's name
 
 def versions() -> dict[str, str]:
     """Returns the version of each peer and of what it runs on, or `not installed`."""
-    found = {}
-    for name in PACKAGES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            found[name] = "not installed"
-    return found
+    return installed(PACKAGES)
 
 
 class Peft:

@@ -8,7 +8,6 @@ for each batch, and, with converters, 8 bits on both sides and noise on the sums
 
 import contextlib
 import importlib
-import importlib.metadata
 import io
 import warnings
 from collections.abc import Callable
@@ -16,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.record import installed
 from benchmarks.speed._rram_jax import RATE
 from benchmarks.speed._rram_nets import NOISE, Problem
 
@@ -35,13 +35,7 @@ PEERS = {
 
 def versions() -> dict[str, str]:
     """Returns the versions of the peers, or `not installed`."""
-    found = {}
-    for name in PACKAGES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            found[name] = "not installed"
-    return found
+    return installed(PACKAGES)
 
 
 class Model:

@@ -37,8 +37,7 @@ from benchmarks.record import Records
 from benchmarks.report import Block
 from benchmarks.runner import Session
 from benchmarks.speed import _peers_report
-from benchmarks.speed.rram import _alike
-from benchmarks.timing import Comparison, combine, in_processes
+from benchmarks.timing import Comparison, combine, in_common, in_processes
 
 MEASURE = "benchmarks.speed._peers_measure"
 _COSTS = ("trace_s", "compile_s", "gflop", "temp_mb", "argument_mb", "peak_mb")
@@ -154,7 +153,7 @@ def _run_row(config: Config, session: Session, name: str, where: str) -> None:
         (grown,) = in_processes(f"{MEASURE}:resident", args, 1)
         if own in metrics["contenders"]:
             metrics["contenders"][own]["resident_mb"] = grown
-    times = combine(_alike(parts))
+    times = combine(in_common(parts))
     session.save(
         row,
         metrics,
@@ -176,7 +175,7 @@ def summary(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         way round, by wall and by processor time, the median of each cost, and the
         largest difference from layers by hand; what else the processes told.
     """
-    times = combine(_alike(parts))
+    times = combine(in_common(parts))
     busy = dataclasses.replace(times, wall_ms=times.cpu_ms)
     tokens, found = parts[0]["tokens"], {}
     for name in times.names:

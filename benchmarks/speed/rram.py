@@ -20,7 +20,6 @@ PyTorch and aihwkit-lightning are in the extra `peers`; aihwkit is built from so
 
 import dataclasses
 import time
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmarks.record import Records
@@ -28,7 +27,7 @@ from benchmarks.report import Block
 from benchmarks.runner import Session
 from benchmarks.speed import _rram_report
 from benchmarks.speed._rram_nets import NOISE
-from benchmarks.timing import Comparison, combine, in_processes
+from benchmarks.timing import Comparison, combine, in_common, in_processes
 
 MEASURE = "benchmarks.speed._rram_measure"
 
@@ -148,7 +147,7 @@ def _run_row(
     found = {n: v for n, v in parts[0].items() if n != "times"}
     if "times" in parts[0]:
         found["absent"] = {n: why for p in parts for n, why in p["absent"].items()}
-        found["contenders"] = _ratios(combine(_alike(parts)))
+        found["contenders"] = _ratios(combine(in_common(parts)))
     session.save(
         row,
         found,
@@ -156,20 +155,6 @@ def _run_row(
         seconds=time.perf_counter() - start,
         seed=given["seed"],
     )
-
-
-def _alike(parts: Sequence[Mapping[str, Any]]) -> list[Comparison]:
-    """The times of what every process timed: a peer may be left out by one alone."""
-    read = [Comparison.from_dict(part["times"]) for part in parts]
-    names = [n for n in read[0].names if all(n in times.names for times in read)]
-    return [
-        Comparison(
-            times.baseline,
-            {n: times.wall_ms[n] for n in names},
-            {n: times.cpu_ms[n] for n in names},
-        )
-        for times in read
-    ]
 
 
 def _ratios(times: Comparison) -> dict[str, dict[str, Any]]:

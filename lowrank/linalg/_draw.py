@@ -17,6 +17,7 @@ _FEW = 2**13  # below it there is nothing to gain
 _MANY = 2**31  # from here on a counter has a second word
 _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 _PARITY = 0x1BD11BDA
+_LOWEST = float(np.nextafter(np.float32(-1), np.float32(0)))  # above an infinity
 
 
 def flat_normal(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
@@ -66,19 +67,14 @@ def _bulk(words: Array, kind: str, size: int) -> Array:
         return getattr(jax.random, kind)(key, (size,))
 
     def chunks(words: Array) -> Array:
-        u = _in_chunks(words, size, lowest=_LOWEST if kind == "normal" else 0.0)
+        if kind == "uniform":
+            return _in_chunks(words, size, lowest=0.0).reshape(-1)[:size]
         # A loop of its own: XLA would take these logarithms into its fusion with the
         # next product, and evaluate them there one by one.
-        return (
-            lax.map(_normal, u).reshape(-1)[:size]
-            if kind == "normal"
-            else u.reshape(-1)[:size]
-        )
+        drawn = lax.map(_normal, _in_chunks(words, size, lowest=_LOWEST))
+        return drawn.reshape(-1)[:size]
 
     return lax.platform_dependent(words, cpu=chunks, default=plain)
-
-
-_LOWEST = float(np.nextafter(np.float32(-1), np.float32(0)))
 
 
 def _normal(u: Array) -> Array:

@@ -9,7 +9,7 @@ import pytest
 
 import lowrank as lrk
 from benchmarks import record as records
-from benchmarks import runner
+from benchmarks import runner, timing
 from benchmarks.blocks import Table
 from benchmarks.speed import _rram_hand as hand
 from benchmarks.speed import _rram_jax as ours
@@ -169,7 +169,7 @@ def test_what_one_process_left_out_is_combined_for_none():
     both = {"clean": np.ones((1, 2)), "torch": np.ones((1, 2))}
     kinds = both, {"clean": np.full((1, 2), 3.0)}
     parts = [{"times": Comparison("clean", own, own).as_dict()} for own in kinds]
-    alike = rram._alike(parts)
+    alike = timing.in_common(parts)
     assert [times.names for times in alike] == [["clean"]] * 2
     assert [times.median_ms("clean") for times in alike] == [1.0, 3.0]
 

@@ -17,16 +17,6 @@ WEIGHTS = "adapter_model.safetensors"
 MODELS = ("bert", "gpt2", "llama")
 
 
-@pytest.fixture(scope="module")
-def peft():
-    """PEFT and torch, where they are installed."""
-    pytest.importorskip("torch", reason="needs torch")
-    pytest.importorskip("transformers", reason="needs transformers")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return pytest.importorskip("peft", reason="needs peft")
-
-
 def build(name):
     """A tiny model of random weights, the same at every call."""
     import torch

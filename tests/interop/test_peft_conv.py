@@ -16,16 +16,6 @@ CASES = [(k, d) for k in ("conv", "line", "turned") for d in (False, True)]
 CASES.append(("grouped", False))
 
 
-@pytest.fixture(scope="module")
-def peft():
-    """PEFT and torch, where they are installed."""
-    pytest.importorskip("torch", reason="needs torch")
-    pytest.importorskip("transformers", reason="needs transformers")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return pytest.importorskip("peft", reason="needs peft")
-
-
 def build(kind):
     """A tiny model with one layer `x`, of the same random weights at every call."""
     import torch

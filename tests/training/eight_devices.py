@@ -232,6 +232,7 @@ def check_a_checkpoint_goes_to_another_mesh():
     jax.tree.map(np.testing.assert_array_equal, plain, {"state": state})
     assert specs(tree["state"].trainable[QUERY]) == specs(moved.trainable[QUERY])
     assert not plain["state"].trainable[QUERY]["a"].committed
+    assert_close(GRADS(*tree["state"], other, IDS), alone()[1])  # and goes on there
 
 
 def run(name):

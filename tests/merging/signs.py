@@ -9,6 +9,7 @@ import numpy as np
 import lowrank as lrk
 from lowrank.merging import _pieces
 from tests.network import numbers
+from tests.once import once
 
 SHAPES = {"bias": (5,), "first": (4, 3), "second": (3, 5)}
 PARAMS = {p: jnp.asarray(numbers(i, *s)) for i, (p, s) in enumerate(SHAPES.items())}
@@ -30,7 +31,7 @@ def options():
     return weights, *golden()["in/options"].tolist()
 
 
-@functools.cache
+@once
 def trees(bias=True):
     """The stored adapters over one base; the third leaves `second` and `bias` alone."""
     found = []

@@ -10,6 +10,7 @@ import numpy as np
 import lowrank as lrk
 from lowrank import _compat
 from tests.network import numbers
+from tests.once import once
 
 # Matrices of 8 x 6, laid out in several ways: shape, a_dims, b_dims, rank of each task.
 LEAVES = {
@@ -48,7 +49,7 @@ def operator(path, task, a, b):
     return lrk.LowRank(BASE[path], a.reshape(*stack, 8, -1), b, SCALES[task], **dims)
 
 
-@functools.cache
+@once
 def trees(bias=True):
     """Three tasks: unequal ranks and scales, a stack, a leaf that one leaves alone."""
     found = []

@@ -1,7 +1,5 @@
 """`fisher`: the Fisher-weighted mean of changes, entry by entry."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +8,7 @@ import pytest
 import lowrank as lrk
 from lowrank.merging import fisher
 from tests.network import numbers
+from tests.once import once
 from tests.reference import merging_data as reference
 from tests.tolerances import assert_close
 from tests.untyped import untyped
@@ -38,7 +37,7 @@ def adapted(seed, select="bias|layers|w"):
     return tx.apply(PARAMS, state._replace(trainable=treedef.unflatten(new)))
 
 
-@functools.cache
+@once
 def trees():
     return [adapted(1), adapted(2)]
 

@@ -10,6 +10,7 @@ import pytest
 import lowrank as lrk
 from lowrank.merging import gram
 from tests.network import numbers
+from tests.once import once
 from tests.tolerances import assert_close
 
 AXES = {
@@ -27,7 +28,7 @@ KERNELS = lrk.matching("kernel$")
 X = jnp.asarray(numbers(9, 7, 6))
 
 
-@functools.cache
+@once
 def adapted():
     tx = lrk.chain(
         lrk.lora(2, select=KERNELS, axes=AXES), lrk.full(select=lrk.matching("bias"))

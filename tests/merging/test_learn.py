@@ -1,6 +1,5 @@
 """`learn_weights`: planted weights, gradients through merges, entropy, messages."""
 
-import functools
 from typing import NamedTuple
 
 import jax
@@ -12,6 +11,7 @@ import pytest
 import lowrank as lrk
 from lowrank.merging import concat, entropy, learn_weights
 from tests.network import numbers
+from tests.once import once
 from tests.tolerances import assert_close
 from tests.untyped import untyped
 
@@ -25,7 +25,7 @@ X = jnp.asarray(numbers(4, 12, 6))
 PLANTED = [{"v": 0.2, "w": 1.4}, {"v": 0.9, "w": -0.5}]
 
 
-@functools.cache
+@once
 def trees():
     """Two tasks that adapt two leaves of three."""
     tx, found = lrk.lora(2, select=KERNELS), []

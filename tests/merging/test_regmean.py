@@ -1,7 +1,5 @@
 """`regmean`: the regression over all tasks' inputs, from their Gram matrices."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +8,7 @@ import pytest
 import lowrank as lrk
 from lowrank.merging import gram, regmean
 from tests.network import numbers
+from tests.once import once
 from tests.reference import merging_data as reference
 from tests.tolerances import assert_close
 from tests.untyped import untyped
@@ -41,7 +40,7 @@ def adapted(rank, seed):
     return tx.apply(PARAMS, state._replace(trainable=treedef.unflatten(new)))
 
 
-@functools.cache
+@once
 def trees():
     return [adapted(1, 10), adapted(2, 20)]
 

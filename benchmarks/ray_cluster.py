@@ -10,8 +10,7 @@ import sys
 from collections.abc import Hashable
 from typing import Any
 
-from benchmarks import fanout
-from benchmarks import record as records
+from benchmarks import fanout, origin
 
 LOCAL = "local"
 
@@ -41,7 +40,7 @@ class RayCluster:
                 "benchmarks: --ray needs Ray. Install it with "
                 "`pip install -e '.[bench,ray]'`, or use --workers."
             ) from error
-        paths = [str(records.ROOT), *(path for path in sys.path if path)]
+        paths = [str(origin.ROOT), *(path for path in sys.path if path)]
         environment = {"PYTHONPATH": os.pathsep.join(dict.fromkeys(paths))}
         ray.init(
             address=address,
@@ -85,5 +84,5 @@ class RayCluster:
 
 def _work(request: fanout.Request, name: str) -> str:
     """A worker on a node; paths are relative to the checkout there."""
-    os.chdir(pathlib.Path(records.ROOT))
+    os.chdir(pathlib.Path(origin.ROOT))
     return fanout.work(request, name)

@@ -26,9 +26,10 @@ from tqdm import tqdm
 import benchmarks.speed
 import benchmarks.tables
 from benchmarks import arrays as arrays_of
+from benchmarks import origin
 from benchmarks import record as records
 
-RESULTS = records.ROOT / "results"
+RESULTS = origin.ROOT / "results"
 _ROW = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=,+-]*")
 
 
@@ -246,7 +247,7 @@ class Session:
                 f"session: row {row_id!r} of {self.table!r} was saved before in this "
                 "run with another config. Give each row its own name."
             )
-        commit, dirty = records.commit()
+        commit, dirty = origin.commit()
         now = datetime.datetime.now(datetime.UTC)
         started = now - datetime.timedelta(seconds=float(seconds))
         record = records.Record(
@@ -260,10 +261,10 @@ class Session:
             seconds=round(float(seconds), 3),
             started=started.isoformat(timespec="seconds"),
             command=self._command,
-            versions=records.versions(),
+            versions=origin.versions(),
             commit=commit,
             dirty=dirty,
-            device=records.device(),
+            device=origin.device(),
         )
         content = records.encode(record).encode()
         if arrays is not None:

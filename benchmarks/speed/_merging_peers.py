@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.record import installed
+from benchmarks.origin import installed
 from benchmarks.speed._merging_methods import DROPPED, TRIMMED, Problem
 
 # Our name, and PEFT's `combination_type`.

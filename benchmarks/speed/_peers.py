@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 
-from benchmarks.record import installed
+from benchmarks.origin import installed
 from benchmarks.speed._contenders import (
     ALPHA,
     Contender,

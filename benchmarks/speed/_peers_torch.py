@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from benchmarks.record import installed
+from benchmarks.origin import installed
 from benchmarks.speed._peers_jax import DECAY, LEARNING_RATE
 from benchmarks.speed._peers_nets import Factors, Problem
 

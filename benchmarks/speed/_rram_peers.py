@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.record import installed
+from benchmarks.origin import installed
 from benchmarks.speed._rram_jax import RATE
 from benchmarks.speed._rram_nets import NOISE, Problem
 

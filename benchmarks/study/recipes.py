@@ -4,6 +4,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 
 import lowrank as lrk
 from benchmarks.study.train import Recipe
@@ -22,7 +23,7 @@ def _faster_b(update: Any) -> Any:
 
 def _corrected(slope: Any, trainable: Any, fixed: Any) -> Any:
     """LoRA-FA's gradient of `B`, and none of `A`."""
-    rule = lrk.training.lora_fa()
+    rule = lrk.training.lora_fa(optax.identity())
     return rule.update(slope, rule.init(slope), trainable, fixed=fixed)[0]
 
 

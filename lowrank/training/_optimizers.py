@@ -108,23 +108,29 @@ def corrected(
 
 
 def lora_fa(
-    *, axes: Mapping[Path, Axes] | None = None, damping: float = 1e-8
+    inner: optax.GradientTransformation,
+    *,
+    axes: Mapping[Path, Axes] | None = None,
+    damping: float = 1e-8,
 ) -> optax.GradientTransformationExtraArgs:
     """LoRA-FA: leave `A` as it was drawn, and correct the gradient of `B`.
 
     With `A: [n, r]` frozen and `W + s A B`, a step `X` in `B` moves the weight by
     `s A X`. Nearest to the full gradient `G: [n, m]` in the Frobenius norm is
     `X = (A^T A)^-1 A^T G / s = (A^T A)^-1 dB / s^2`, where `dB = s A^T G` is the
-    gradient that autodiff gives. Put it before the optimiser.
+    gradient that autodiff gives.
 
     Args:
+        inner: The optimiser, which meets the corrected gradient. Whatever it would do
+            to `A`, weight decay among it, is left out.
         axes: As for `lora`, for leaves that have not exactly two axes.
         damping: What is added to the diagonal of `A^T A`, at least 0.
 
     Returns:
-        An Optax transformation without a state. `a` gets no update, `b` the corrected
-        gradient, other leaves their own. It needs the extra argument `fixed`, which
-        `training.step` gives: the scale is there and, for `lori`, `A` too.
+        An Optax transformation with the state of `inner`. The update of `a` is zero;
+        `b` has the update for the corrected gradient, other leaves for their own. It
+        needs the extra argument `fixed`, which `training.step` gives: the scale is
+        there and, for `lori`, `A` too.
 
     Raises:
         ValueError: If the damping is negative; in `update`, if `params` or `fixed` is
@@ -132,7 +138,7 @@ def lora_fa(
 
     Example:
         >>> import optax
-        >>> optimizer = optax.chain(lrk.training.lora_fa(), optax.sgd(0.1))
+        >>> optimizer = lrk.training.lora_fa(optax.adamw(0.1))
         >>> tx = lrk.lora(2)
         >>> state = tx.init(jax.random.key(0), {"w": jnp.ones((4, 3))})
         >>> updates, _ = optimizer.update(
@@ -166,7 +172,9 @@ def lora_fa(
                 "with store_a=True."
             )
         b = _matrix(path, own["b"], a, fixed["scale"], axes, damping)
-        return {**own, "b": b} | ({"a": jnp.zeros_like(own["a"])} if "a" in own else {})
+        return _still(path, {**own, "b": b})
+
+    inner = optax.with_extra_args_support(inner)
 
     def update(
         updates: PyTree, state: Any, params: Any = None, **extra: Any
@@ -176,9 +184,18 @@ def lora_fa(
                 f"{_WHO}: needs params and fixed. Call optimizer.update(grads, memory, "
                 "trainable, fixed=state.fixed), as training.step does."
             )
-        return _by_path(one, updates, params, extra["fixed"]), state
+        own = _by_path(one, updates, params, extra["fixed"])
+        updates, state = inner.update(own, state, params, **extra)
+        return _by_path(_still, updates), state
 
-    return optax.GradientTransformationExtraArgs(_init, update)
+    return optax.GradientTransformationExtraArgs(inner.init, update)
+
+
+def _still(path: Path, own: Any) -> Any:
+    """The same with an `A` that does not move."""
+    del path
+    fixed = "a" in own and "b" in own
+    return {**own, "a": jnp.zeros_like(own["a"])} if fixed else own
 
 
 def _matrix(
@@ -200,12 +217,12 @@ def _matrix(
     return corrected(thin, flat, scale, damping).reshape(grad.shape)
 
 
-def _by_path(fn: Callable[..., Any], updates: Any, params: Any, fixed: Any) -> Any:
-    """`fn(path, updates, params, fixed)` for every path, in every member of a chain."""
+def _by_path(fn: Callable[..., Any], updates: Any, *others: Any) -> Any:
+    """`fn(path, updates, *others)` for every path, in every member of a chain."""
     if isinstance(updates, tuple):
-        own = zip(updates, params, fixed, strict=True)
+        own = zip(updates, *others, strict=True)
         return tuple(_by_path(fn, *parts) for parts in own)
     return {
-        path: fn(path, own, params[path], fixed.get(path, {}))
+        path: fn(path, own, *(other.get(path, {}) for other in others))
         for path, own in updates.items()
     }

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from benchmarks import origin, runner
 from benchmarks import record as records
-from benchmarks import runner
 from benchmarks.__main__ import main
 
 ROOT = pathlib.Path(runner.__file__).parents[1]
@@ -90,8 +90,8 @@ def test_a_record_says_where_it_comes_from(tmp_path):
     record = save(session, rank=4)
     assert record.table == "t"
     assert record.command == "python -m benchmarks run t"
-    assert record.versions == records.versions()
-    assert (record.commit, record.dirty) == records.commit()
+    assert record.versions == origin.versions()
+    assert (record.commit, record.dirty) == origin.commit()
     assert record.device["platform"] == "cpu"
     assert record.started.endswith("+00:00")
     assert record.config_hash == records.config_hash({"rank": 4})

@@ -113,20 +113,23 @@ def select_paths(tx: Transform, params: PyTree) -> tuple[Path, ...]:
         params: Parameters, or their shapes.
 
     Returns:
-        The paths in the order of the tree. Nothing is drawn and no array is made.
+        The paths in the order of the tree, those of leaves that a chain first adds and
+        then changes among them. Nothing is drawn and no array is made.
 
     Example:
         >>> lrk.select_paths(lrk.lora(2), {"w": jnp.ones((4, 3)), "b": jnp.ones(3)})
         ('w',)
     """
-    state = _tree.abstractly(tx.init, jax.random.key(0), params)
-    touched: set[Path] = set()
-    for part in state:
-        nested = jax.tree.leaves(part, is_leaf=lambda p: isinstance(p, dict))
-        touched.update(*(set(member) for member in nested if isinstance(member, dict)))
-    return tuple(
-        path for path in _tree.leaves("select_paths", params) if path in touched
-    )
+    paths: list[Path] = []
+
+    def run(key: Array, params: PyTree) -> State:
+        state = tx.init(key, params)
+        paths.extend(_tree.leaves("select_paths", tx.apply(params, state)))
+        return state
+
+    state = _tree.abstractly(run, jax.random.key(0), params)
+    touched = {path for part in state for own in state_parts(part) for path in own}
+    return tuple(path for path in paths if path in touched)
 
 
 def state_parts(part: PyTree) -> list[dict[Path, Any]]:

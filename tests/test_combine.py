@@ -115,6 +115,14 @@ def test_select_paths_is_a_dry_run_in_the_order_of_the_tree():
     assert lrk.select_paths(lrk.identity(), PARAMS) == ()
 
 
+def test_select_paths_names_leaves_that_a_transform_adds():
+    tx = lrk.chain(
+        lrk.prefix(3, select=lrk.matching("^one/kernel")),
+        lrk.lora(2, select=lrk.matching("kernel|prefix")),
+    )
+    assert lrk.select_paths(tx, PARAMS) == ("one/kernel", "one/prefix", "two/kernel")
+
+
 def test_count_leaves_out_scales_and_integers():
     tx = lrk.chain(lrk.lora(2, alpha=4), lrk.full(select=BIAS))
     state = tx.init(KEY, PARAMS)

@@ -19,6 +19,7 @@ WRITE = lrk.matching(r"^layer/\d+/(attention/)?output/dense/kernel$")
 BEHIND = lrk.matching(r"^layer/\d+/output/dense/kernel$")
 QUERY_VALUE = lrk.matching(r"^layer/\d+/attention/self/(query|value)/kernel$")
 Maker = Callable[[Cut, int], lrk.Transform]
+Wrap = Callable[[lrk.Transform], lrk.Transform]
 
 
 class Family(NamedTuple):
@@ -118,20 +119,38 @@ def _ia3(cut: Cut, size: int) -> lrk.Transform:
     return lrk.ia3(outputs=READ, inputs=BEHIND)
 
 
-def _mam(cut: Cut, size: int) -> lrk.Transform:
+def _same(tx: lrk.Transform) -> lrk.Transform:
+    return tx
+
+
+def _mam(cut: Cut, size: int, gate: Wrap = _same) -> lrk.Transform:
     """Half of the numbers in a prefix, half beside the feed-forward part."""
-    network = _parallel(BEHIND)(cut, size)
-    return lrk.chain(lrk.prefix(max(1, round(2.5 * size)), select=READ), network)
+    prefix = lrk.prefix(max(1, round(2.5 * size)), select=READ)
+    return lrk.chain(prefix, gate(_parallel(BEHIND)(cut, size)))
 
 
-def _unipelt(cut: Cut, size: int) -> lrk.Transform:
+def _mam_learned(cut: Cut, size: int) -> lrk.Transform:
+    return lrk.learn_scale(_mam(cut, size))
+
+
+def _mam_gated(cut: Cut, size: int) -> lrk.Transform:
+    return _mam(cut, size, lrk.gated)
+
+
+def _unipelt(
+    cut: Cut, size: int, gate: Wrap = lrk.gated, scaled: Wrap = lrk.learn_scale
+) -> lrk.Transform:
     """About a third of the numbers each: LoRA, a prefix, a serial adapter."""
     rank, length = max(1, round(0.75 * size)), max(1, round(1.5 * size))
     return lrk.chain(
-        lrk.gated(lrk.lora(rank, scale=SCALE, select=QUERY_VALUE)),
-        lrk.gated(_serial(BEHIND)(cut, size)),
-        lrk.learn_scale(lrk.prefix(length, select=READ)),
+        gate(lrk.lora(rank, scale=SCALE, select=QUERY_VALUE)),
+        gate(_serial(BEHIND)(cut, size)),
+        scaled(lrk.prefix(length, select=READ)),
     )
+
+
+def _unipelt_fixed(cut: Cut, size: int) -> lrk.Transform:
+    return _unipelt(cut, size, _same, _same)
 
 
 def _orthogonal(cut: Cut, size: int) -> lrk.Transform:
@@ -208,7 +227,14 @@ FAMILIES = {
         dense=False,
     ),
     "mam": Family("MAM: prefix and parallel", _mam, MIXED, dense=False),
+    "mam-learned": Family(
+        "MAM, learned scales", _mam_learned, MIXED, dense=False
+    ),
+    "mam-gated": Family("MAM, the parallel gated", _mam_gated, MIXED, dense=False),
     "unipelt": Family("UniPELT: three, gated", _unipelt, MIXED, dense=False),
+    "unipelt-fixed": Family(
+        "UniPELT, fixed scales", _unipelt_fixed, MIXED, dense=False
+    ),
     "full": Family(
         "full fine-tuning", lambda cut, _: lrk.full(select=kernels(cut)), ENDS,
         own=True,

@@ -181,16 +181,17 @@ def _accuracies(
         own, known = cells[name], records.where(method=name)
         title = ways.QUESTIONS[name].title
         if own is None:
-            rows.append([title, None, *[None] * (len(tasks) + 2)])
+            rows.append([title, None, *[None] * (len(tasks) + 3)])
             continue
         minus = words.NONE
         if name != base:
             minus = words.written(words.difference(own, cells[base]))
         trained = known[0].metrics["trained"]
-        rows.append([title, trained, *own.percents(), minus])
+        rates = words.rates(known, tasks)
+        rows.append([title, trained, *own.percents(), minus, rates or words.NONE])
     columns = [
         "adapted", "trained", "mean, %", *(f"{TITLES[t]}, %" for t in tasks),
-        f"minus {ways.QUESTIONS[base].title}",
+        f"minus {ways.QUESTIONS[base].title}", "rates chosen",
     ]  # fmt: skip
     return Table(
         columns,
@@ -199,9 +200,10 @@ def _accuracies(
         notes=[
             "Test accuracy with 95 % bootstrap intervals over texts and seeds; "
             "differences paired, in points. Three learning rates for every row, chosen "
-            "on validation."
+            "on validation; a star marks an end of the grid, where a better rate may "
+            "lie outside."
         ],
-        align="lr" + "l" * (len(tasks) + 2),
+        align="lr" + "l" * (len(tasks) + 3),
         digits=dict.fromkeys(columns, 1),
     )
 
@@ -254,7 +256,7 @@ def _changes(records: Records) -> Table:
             "from a random matrix, or from the weight. Means over matrices."
         ],
         align="l" + "r" * len(COLUMNS),
-        digits={c: 3 for c in columns[1:5]} | {c: 1 for c in columns[5:]},
+        digits={c: 3 for c in columns[1:5]} | {c: 2 for c in columns[5:]},
     )
 
 

@@ -228,6 +228,23 @@ def sources(
     )
 
 
+def rates(known: Records, names: Sequence[str], by: str = "task") -> str | None:
+    """The learning rate that each task chose; a star where its grid ends there."""
+    first: dict[str, Record] = {}
+    for record in known:
+        if record.metrics.get("rates_tried"):
+            first.setdefault(record.config[by], record)
+    found = []
+    for name in names:
+        if name in first:
+            own = first[name].metrics
+            tried = [x for x in own["rates_tried"] if x is not None]
+            best = own["rates_tried"].index(min(tried))
+            end = best in (0, len(own["rates_tried"]) - 1)
+            found.append(f"{own['rate']:.2g}{'*' * end}")
+    return ", ".join(found) or None
+
+
 def budget(config: Mapping[str, Any], length: int) -> str:
     """What a run is, in words; from its config."""
     c = config

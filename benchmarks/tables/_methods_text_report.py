@@ -79,7 +79,7 @@ def expected(cells: Cells) -> list[Hypothesis]:
         ),
         Hypothesis(
             "M4",
-            "less than a fifth of the numbers is worse than LoRA",
+            "(IA)3, BitFit and layer norms are worse than LoRA",
             claims(SMALL, BASE, words.below),
         ),
         Hypothesis(

@@ -156,14 +156,15 @@ def _table(records: Records, shots: int) -> Table:
             for kind in (("seen",), ("unseen",), ("unseen", "typos"))
         )
         if seen is None or unseen is None or typos is None:
-            rows.append([method.title, *[None] * 6])
+            rows.append([method.title, *[None] * 7])
             continue
         base = [rights(records, BASE, shots, kind) for kind in ("seen", "unseen")]
         gaps = [
             words.NONE if name == BASE else words.written(words.difference(own, other))
             for own, other in zip((seen, unseen), base, strict=True)
         ]
-        trained = records.where(method=name, shots=shots)[0].metrics["trained"]
+        known = records.where(method=name, shots=shots)
+        trained = known[0].metrics["trained"]
         rows.append(
             [
                 method.title,
@@ -173,11 +174,13 @@ def _table(records: Records, shots: int) -> Table:
                 percent(unseen.pooled()),
                 gaps[1],
                 percent(typos.pooled()),
+                words.rates(known, tuple(DOMAINS), "left") or words.NONE,
             ]
         )
     columns = (
         "trained", "numbers", "seen, %", "minus head alone", "unseen, %",
         "minus head alone, unseen", "unseen, with typos, %",
+        "rates chosen",
     )  # fmt: skip
     return Table(
         columns,
@@ -187,9 +190,11 @@ def _table(records: Records, shots: int) -> Table:
             "Each domain is left out in turn; `unseen` is that one. Over all texts, "
             "with 95 % bootstrap intervals over texts and seeds; differences paired, "
             "in points. Numbers: of the adapter, the head left out. Three learning "
-            "rates for every way, chosen on validation texts of the seen domains."
+            "rates for every way, chosen on validation texts of the seen domains, one "
+            "for each domain left out; a star marks an end of the grid, where a better "
+            "rate may lie outside."
         ],
-        align="lrlllll",
+        align="lrllllll",
         digits=dict.fromkeys(columns, 1),
     )
 

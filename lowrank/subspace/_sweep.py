@@ -3,7 +3,7 @@
 import itertools
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, MutableMapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -18,6 +18,7 @@ from lowrank.subspace._sweep_trial import Start, Train, dimension, is_nested, tr
 _WHO = "subspace.sweep"
 
 Log = Callable[[str], object]
+Progress = Callable[[int, int], object]
 
 
 class Sweep(NamedTuple):
@@ -57,6 +58,8 @@ def sweep(
     chunk: int | None = None,
     method: str = "auto",
     log: Log | None = None,
+    progress: Progress | None = None,
+    runs: MutableMapping[str, PyTree] | None = None,
 ) -> Sweep:
     """Train in subspaces of many dimensions, at many rates, from many seeds.
 
@@ -80,6 +83,11 @@ def sweep(
         chunk: Runs of one call; None: as many as there are seeds.
         method: How `map_tasks` maps over the runs of a call.
         log: Is told the expected seconds, from the first chunk, before the others run.
+        progress: Is told `(done, all)` runs after each chunk: what a bar needs.
+        runs: Scores of finished runs, by `f"d={d} rate={rate} seed={seed}"`. Those in
+            it are not run again, and each chunk's are put into it as it ends; a mapping
+            that is a file, such as `shelve.open(path)`, makes a sweep that resumes. It
+            is for one `train` with one `params` and `data`: what they are is not kept.
 
     Returns:
         The scores by `[d, rate, seed]`. They do not depend on `chunk`, but for
@@ -120,13 +128,17 @@ def sweep(
     if size < 1:
         raise ValueError(f"{_WHO}: chunk must be at least 1, got {chunk}.")
     groups = [dims] if is_nested(subspace) else [(d,) for d in dims]
-    clock = _Clock(len(dims) * len(own_rates) * len(own_seeds), log)
-    found = []
+    everything = list(itertools.product(dims, own_rates, own_seeds))
+    kept = {} if runs is None else runs
+    left = [member for member in everything if _name(*member) not in kept]
+    clock = _Clock(len(everything), len(left), log, progress)
     for group in groups:
-        run = trial(train, subspace, max(group), start=start, select=select)
-        program = _program(run, group, method)
-        members = list(itertools.product(group, own_rates, own_seeds))
-        found += _chunks(program, params, data, members, size, clock)
+        members = [member for member in left if member[0] in group]
+        if members:
+            run = trial(train, subspace, max(group), start=start, select=select)
+            program = _program(run, group, method)
+            _chunks(program, params, data, members, size, clock, kept)
+    found = [kept[_name(*member)] for member in everything]
     shape = (len(dims), len(own_rates), len(own_seeds))
     scores = jax.tree.map(lambda *x: _stacked(x, shape), *found)
     return Sweep(scores, dims, own_rates, own_seeds, time.perf_counter() - begin)
@@ -164,14 +176,22 @@ def at_best_rate(scores: Any, chosen_by: Any) -> np.ndarray:
     return np.take_along_axis(given, best[:, None, None], axis=1)[:, 0]
 
 
-class _Clock:
-    """Says once, after the first chunk, how long the rest will take."""
+def _name(d: int, rate: float, seed: int) -> str:
+    return f"d={d} rate={rate} seed={seed}"
 
-    def __init__(self, runs: int, log: Log | None) -> None:
-        self.left, self.log = runs, log
+
+class _Clock:
+    """Tells how far a sweep is; once, after the first chunk, how long it will take."""
+
+    def __init__(
+        self, runs: int, left: int, log: Log | None, progress: Progress | None
+    ) -> None:
+        self.runs, self.left, self.log, self.progress = runs, left, log, progress
 
     def tell(self, done: int, compiling: float, seconds: float) -> None:
         self.left -= done
+        if self.progress is not None:
+            self.progress(self.runs - self.left, self.runs)
         if self.log is not None and self.left > 0:
             rest = self.left * seconds / done
             self.log(
@@ -204,10 +224,11 @@ def _chunks(
     members: Sequence[tuple[int, float, int]],
     size: int,
     clock: _Clock,
-) -> list[PyTree]:
-    """The scores of all members; the last chunk is filled up, so all have one shape."""
+    kept: MutableMapping[str, PyTree],
+) -> None:
+    """Keeps the scores of all members; all chunks have one shape: the last is filled."""
     size = min(size, len(members))
-    found, compiled, compiling = [], None, 0.0
+    compiled, compiling = None, 0.0
     for begin in range(0, len(members), size):
         own = members[begin : begin + size]
         full = [*own, *[own[-1]] * (size - len(own))]
@@ -219,11 +240,10 @@ def _chunks(
             compiling = time.perf_counter() - before
             before = time.perf_counter()
         scores = jax.tree.map(np.asarray, jax.block_until_ready(compiled(*args)))
-        clock.tell(len(own), compiling, time.perf_counter() - before)
-        found += [
-            jax.tree.map(lambda x, i=i: x[i, ...], scores) for i in range(len(own))
-        ]
-    return found
+        seconds = time.perf_counter() - before
+        for i, member in enumerate(own):
+            kept[_name(*member)] = jax.tree.map(lambda x, i=i: x[i, ...], scores)
+        clock.tell(len(own), compiling, seconds)
 
 
 def _stacked(leaves: Sequence[np.ndarray], shape: tuple[int, ...]) -> np.ndarray:

@@ -1,5 +1,7 @@
 """`subspace.trial` and `subspace.sweep`: many dimensions, rates and seeds at once."""
 
+import shelve
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -162,6 +164,35 @@ def test_each_seed_has_a_start_of_its_own():
         jax.random.normal(jax.random.split(jax.random.key(s), 3)[0], ()) for s in (0, 1)
     ]
     assert_close(found[0], np.asarray(jnp.stack(want)))
+
+
+def test_resumes_from_the_runs_that_a_file_holds(tmp_path, traces):
+    told, counted = [], traces(descend)
+
+    def swept_into(path, ds, stop=False):
+        def progress(done, runs):
+            told.append((done, runs))
+            if stop:
+                raise KeyboardInterrupt
+
+        with shelve.open(path) as runs:
+            return lrk.subspace.sweep(
+                counted, PARAMS, DENSE, ds, rates=(0.1,), seeds=(0, 1), data=TARGET,
+                progress=progress, runs=runs,
+            )  # fmt: skip
+
+    path = str(tmp_path / "runs")
+    with pytest.raises(KeyboardInterrupt):
+        swept_into(path, (1, 2), stop=True)
+    found = swept_into(path, (1, 2))
+    assert told == [(2, 4), (4, 4)]
+    again, before = swept_into(path, (1, 2)), traces.count
+    assert (told[2:], traces.count) == ([], before)  # nothing was left to run
+    for one, two in zip(found.scores.values(), again.scores.values(), strict=True):
+        np.testing.assert_array_equal(one, two)
+    assert_close(
+        found.scores["loss"], swept(DENSE, (1, 2), (0.1,), (0, 1)).scores["loss"]
+    )
 
 
 def test_says_how_long_the_rest_takes():

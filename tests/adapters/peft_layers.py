@@ -19,7 +19,7 @@ _FILES = [np.load(_GOLDEN / f"{name}.npz") for name in ("peft_layers", "peft_tab
 def layer(name):
     """The arrays of one case, in float32 and torch's layouts."""
     prefix = f"{name}/"
-    stored = next(file for file in _FILES if f"{prefix}w" in file)
+    stored = next(file for file in _FILES if f"{prefix}x" in file)
     assert str(stored["provenance"]).startswith("peft 0.21.2")
     own = {n.removeprefix(prefix): stored[n] for n in stored if n.startswith(prefix)}
     return {n: v.astype("f4") if v.dtype == "f8" else v for n, v in own.items()}

@@ -87,7 +87,9 @@ def eva(state: State, grams: Mapping[Path, Any], *, rho: int | float = 2.0) -> S
 
     References:
         Paischer et al., EVA (One Initialization to Rule them All), 2024,
-        arXiv:2410.07170: its section on the method.
+        arXiv:2410.07170: its section on the method, `X = U S V^T` with `A = V_r^T` and
+        `B = 0`, and ranks by `S_i^2 / sum_j S_j^2` over all weights (transposed: our
+        kernels are `[in, out]`).
     """
     if rho < 1:
         raise ValueError(f"eva: rho must be at least 1, got {rho}.")

@@ -71,8 +71,9 @@ def fact_tt(
         0.1 between the factors is left out.
 
     References:
-        Jie and Deng, FacT, 2022, arXiv:2212.03145: FacT-TT, dW = s U S V^T (transposed:
-        our kernels are `[in, out]`); starts as in the authors' code, fact_tt.py.
+        Jie and Deng, FacT, 2022, arXiv:2212.03145: FacT-TT, `dW_i = s U S_i V^T`
+        (transposed: our kernels are `[in, out]`); starts as in the authors' code,
+        fact_tt.py.
     """
     rank = check_rank("fact_tt", rank)
 
@@ -145,8 +146,9 @@ def fact_tk(
         falls with the number of weights; here a leaf's numbers depend on no other leaf.
 
     References:
-        Jie and Deng, FacT, 2022, arXiv:2212.03145: FacT-TK; starts of `U`, `V` and `C`
-        as in the authors' code, fact_tk.py.
+        Jie and Deng, FacT, 2022, arXiv:2212.03145: FacT-TK, the Tucker form
+        `dW_i = s U (sum_k p_ik C_k) V^T`; starts of `U`, `V` and `C` as in the authors'
+        code, fact_tk.py.
     """
     rank = check_rank("fact_tk", rank)
 

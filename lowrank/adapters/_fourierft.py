@@ -70,7 +70,9 @@ def fourierft(
         leaf draws its own.
 
     References:
-        Gao et al., FourierFT, 2024, arXiv:2405.03003: the equations of its method.
+        Gao et al., FourierFT, 2024, arXiv:2405.03003: eq. 2, the coefficients `c` at
+        their entries of `F`; eq. 3, `S[p, q] = sum_jk F[j, k] exp(2 pi i (p j / n +
+        q k / m))`; eq. 4, `W + alpha Re(S)`. Its algorithm 1 divides by `n m`, as here.
     """
     count = check_rank("fourierft", count, "count")
     number = scale_of("fourierft", 1, None, scale)

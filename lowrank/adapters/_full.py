@@ -32,8 +32,9 @@ def full(*, select: Select) -> Transform:
         (3,)
 
     References:
-        Ben Zaken et al., BitFit, 2021, arXiv:2106.10199, for biases alone; for all
-        leaves this is ordinary fine-tuning.
+        Ben Zaken et al., BitFit, 2021, arXiv:2106.10199, for biases alone: of
+        `y = x W + b`, and of a norm's `g * (x - mean) / std + b`, only each `b` trains,
+        here as `b + d`; for all leaves this is ordinary fine-tuning.
     """
     check_select("full", select)
 

@@ -76,8 +76,10 @@ def loha(
         4
 
     References:
-        Hyeon-Woo et al., FedPara, 2021, arXiv:2108.06098; Yeh et al., LyCORIS, 2023,
-        arXiv:2309.14859 (transposed: our kernels are `[in, out]`).
+        Hyeon-Woo et al., FedPara, 2021, arXiv:2108.06098: proposition 1,
+        `W = (X1 Y1^T) * (X2 Y2^T)` of rank up to `r1 r2`; Yeh et al., LyCORIS, 2023,
+        arXiv:2309.14859: eq. 3, `W0 + gamma (B1 A1) * (B2 A2)` (transposed: our
+        kernels are `[in, out]`).
     """
     rank = check_rank("loha", rank)
     number = scale_of("loha", rank, alpha, scale)

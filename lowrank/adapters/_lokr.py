@@ -78,7 +78,8 @@ def lokr(
         starts from `B = 0` and a random `C`: `init_b` and `init_c`.
 
     References:
-        Yeh et al., LyCORIS, 2023, arXiv:2309.14859 (transposed: our kernels are
+        Yeh et al., LyCORIS, 2023, arXiv:2309.14859: eq. 4, `W0 + gamma C ⊗ (B A)`, and
+        eq. 5, the largest divisor up to `min(f, sqrt(p))` (transposed: our kernels are
         `[in, out]`).
     """
     rank = check_rank("lokr", rank)

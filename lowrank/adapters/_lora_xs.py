@@ -77,7 +77,8 @@ def lora_xs(
 
     References:
         Bałazy et al., LoRA-XS, 2024, arXiv:2405.17604: its section on the method,
-        `h = x W + x A R B` with `A = U_r S_r` and `B = V_r^T`.
+        `h = x W + x A R B` with `A = U_r S_r` and `B = V_r^T` of `W = U S V^T`, both
+        frozen, and `R` alone trained.
     """
     rank = check_rank("lora_xs", rank)
     check_select("lora_xs", select)

@@ -163,8 +163,9 @@ def loretta(
         train beside it are `lrk.full(select=...)` in a chain.
 
     References:
-        Yang et al., LoRETTA, 2024, arXiv:2402.11417: LoRETTA_rep, with the cores'
-        Gaussian deviations of the authors' code.
+        Yang et al., LoRETTA, 2024, arXiv:2402.11417: LoRETTA_rep, `dW = s A B` with
+        both matrices as trains, `A[i_1 ... i_d, j] = G_0[i_1] G_1[i_2] ... G_d[j]`,
+        with the cores' Gaussian deviations of the authors' code.
     """
     rank, tt_rank = check_rank("loretta", rank), _check_tt_rank(tt_rank)
     check_select("loretta", select)

@@ -97,8 +97,8 @@ def lorta(
 
     References:
         Hounie et al., LoRTA, 2024, arXiv:2410.04060: the CP decomposition over inputs,
-        head dimension, heads, layers and projections (transposed: our kernels are
-        `[in, out]`).
+        head dimension, heads, layers and projections, `dT = sum_k a_k o b_k o e_k o c_k
+        o d_k` with `o` the outer product (transposed: our kernels are `[in, out]`).
     """
     rank = check_rank("lorta", rank)
 

@@ -102,8 +102,9 @@ def metatt(
         code was not compared.
 
     References:
-        Lopez-Piqueres et al., MetaTT, 2025, arXiv:2506.09105: MetaTT-4D and MetaTT-5D,
-        a tensor train over inputs, layers, types (heads) and outputs.
+        Lopez-Piqueres et al., MetaTT, 2025, arXiv:2506.09105: MetaTT-4D,
+        `dW_lt = s G_1 G_2[l] G_3[t] G_4`, and MetaTT-5D, `s G_1 G_2[l] G_3[t] G_4[h]
+        G_5` for the columns of head `h`.
     """
     rank = check_rank("metatt", rank)
 

@@ -72,7 +72,8 @@ def olora(
 
     References:
         Büyükakyüz, OLoRA, 2024, arXiv:2406.01775: its section on the method, `W = Q R`
-        with `B = Q_r`, `A = R_r` (transposed: our kernels are `[in, out]`).
+        with `B = Q_r` (the first columns), `A = R_r` (the first rows) and the frozen
+        `W - s Q_r R_r` (transposed: our kernels are `[in, out]`).
     """
     rank = check_rank("olora", rank)
     number = scale_of("olora", rank, alpha, scale)

@@ -69,8 +69,9 @@ def pissa(
         advise.
 
     References:
-        Meng, Wang and Zhang, PiSSA, 2024, arXiv:2404.02948: the definitions of `A`, `B`
-        and `W^res` in its section on the method (their kernels are `[in, out]` too).
+        Meng, Wang and Zhang, PiSSA, 2024, arXiv:2404.02948: eq. 2, `A = U_r S_r^(1/2)`;
+        eq. 3, `B = S_r^(1/2) V_r^T`; eq. 4, `W^res` from the other triplets; eq. 5,
+        `W = W^res + A B` (their kernels are `[in, out]` too).
     """
     rank = check_rank("pissa", rank)
     number = scale_of("pissa", rank, alpha, scale)

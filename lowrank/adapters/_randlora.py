@@ -93,8 +93,8 @@ def randlora(
         leaf draws its own, and a seed saves the memory instead.
 
     References:
-        Albert et al., RandLoRA, 2025, arXiv:2502.00987: the sum of its method, with one
-        `A` for all bases as in the authors' code.
+        Albert et al., RandLoRA, 2025, arXiv:2502.00987: eq. 4, `dW = sum_j B_j L_j A
+        G_j`, with one `A` for all bases, and full rank from `small / r` of them on.
     """
     rank = check_rank("randlora", rank)
     number = scale_of("randlora", rank, alpha, scale)

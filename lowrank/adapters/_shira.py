@@ -83,7 +83,9 @@ def shira(
         `r (n + m) / (n m)`. The authors mask the gradients of all of `W`.
 
     References:
-        Bhardwaj et al., SHiRA, 2024, arXiv:2406.13175.
+        Bhardwaj et al., SHiRA, 2024, arXiv:2406.13175: section 3.1, a fixed mask
+        `M: {0, 1}` of the shape of `W` times its gradient. So what was trained differs
+        from `W` by `M * D`, and `D` is zero elsewhere.
     """
     check_select("shira", select)
     number = scale_of("shira", 1, None, scale)

@@ -1,6 +1,7 @@
 """One layer as PEFT computed it, and the comparison.
 
-The arrays are those of `golden/peft_layers.npz` and `golden/peft_tables.npz`.
+The arrays are those of `golden/peft_layers.npz`, `golden/peft_convs.npz` and
+`golden/peft_tables.npz`.
 """
 
 from pathlib import Path
@@ -8,18 +9,20 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 import lowrank as lrk
 from tests.tolerances import assert_close
 
 _GOLDEN = Path(__file__).parent.parent / "golden"
-_FILES = [np.load(_GOLDEN / f"{name}.npz") for name in ("peft_layers", "peft_tables")]
+_NAMES = ("peft_layers", "peft_convs", "peft_tables")
+_FILES = [np.load(_GOLDEN / f"{name}.npz") for name in _NAMES]
 
 
 def layer(name):
     """The arrays of one case, in float32 and torch's layouts."""
     prefix = f"{name}/"
-    stored = next(file for file in _FILES if f"{prefix}w" in file)
+    stored = next(file for file in _FILES if f"{prefix}x" in file)
     assert str(stored["provenance"]).startswith("peft 0.21.2")
     own = {n.removeprefix(prefix): stored[n] for n in stored if n.startswith(prefix)}
     return {n: v.astype("f4") if v.dtype == "f8" else v for n, v in own.items()}
@@ -30,6 +33,16 @@ def kernel(weight):
     return np.transpose(weight, (*range(2, weight.ndim), 1, 0))
 
 
+def conv(x, w, groups=1, stride=2, padding=1):
+    """Torch's convolution, features second in `x`, with a kernel of Flax."""
+    places = "HW"[: x.ndim - 2]
+    layout = ("NC" + places, places + "IO", "NC" + places)
+    sizes = (stride,) * len(places), ((padding, padding),) * len(places)
+    return lax.conv_general_dilated(
+        x, w, *sizes, dimension_numbers=layout, feature_group_count=groups
+    )
+
+
 def assert_agrees(tx, state, own, grads, forward=jnp.matmul, w=None):
     """Forward, gradients and merged weight are those that PEFT computed.
 
@@ -37,7 +50,8 @@ def assert_agrees(tx, state, own, grads, forward=jnp.matmul, w=None):
         tx: The transform, of one leaf `w`.
         state: Its state, with PEFT's numbers.
         own: The arrays of `layer`.
-        grads: The gradients, by name, in our layouts.
+        grads: The gradients, by name, in our layouts; for a chain one mapping for each
+            member.
         forward: `forward(x, w)`, without a bias.
         w: The base weight in our layout.
     """
@@ -58,7 +72,9 @@ def assert_agrees(tx, state, own, grads, forward=jnp.matmul, w=None):
 
     slopes, y, merged = run(state, own["x"])
     assert_close(y, jnp.asarray(own["y"]))
-    assert_close(slopes[0], {"w": grads})
+    members = isinstance(grads, tuple)
+    wanted = tuple({"w": own} for own in grads) if members else {"w": grads}
+    assert_close(slopes[0], wanted)
     if len(slopes) > 1:
         assert_close(slopes[1], jnp.asarray(own["grad_x"]))
     if "merged" in own:

@@ -65,9 +65,12 @@ def run():
 
 def test_results_and_gradients_agree_with_peft(run):
     assert str(GOLDEN["provenance"]).startswith("peft 0.21.2")
-    grads, (y, _) = run(stored(0), drawn().fixed)
-    assert_close(y, f32(GOLDEN["0/y"]))
-    assert_close(grads, stored(0, "grad_"))
+    fixed = drawn().fixed
+    for t in range(6):
+        grads, (y, merged) = run(stored(t), fixed)
+        assert_close(y, f32(GOLDEN[f"{t}/y"]))
+        assert_close(grads, stored(t, "grad_"))
+        assert_close(merged, {n: f32(GOLDEN[f"{t}/{n}/merged"].T) for n in "vw"})
 
 
 def test_steps_of_the_allocation_agree_with_peft():

@@ -4,27 +4,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax import lax
 
 import lowrank as lrk
 from lowrank.operators import Factored
-from tests.adapters.peft_layers import assert_agrees, kernel, layer
+from tests.adapters.peft_layers import assert_agrees, conv, kernel, layer
 from tests.network import numbers
 from tests.reference import conv_lora as reference
 from tests.tolerances import assert_close
 
 KEY = jax.random.key(0)
 SELECT = lrk.matching("w")
-
-
-def conv(x, w, groups=1, stride=2, padding=1):
-    """Torch's convolution, features second in `x`, with a kernel of Flax."""
-    places = "HW"[: x.ndim - 2]
-    layout = ("NC" + places, places + "IO", "NC" + places)
-    sizes = (stride,) * len(places), ((padding, padding),) * len(places)
-    return lax.conv_general_dilated(
-        x, w, *sizes, dimension_numbers=layout, feature_group_count=groups
-    )
 
 
 def moved(state, seed=9):

@@ -49,6 +49,42 @@ def test_agrees_with_peft():
         assert state.fixed[path]["scale"] == GOLDEN[f"{path}/scale"]
 
 
+def test_what_is_trained_from_there_agrees_with_peft():
+    """Forward, gradients and merged weights; the gradients at the start as well."""
+    base = {p: jnp.asarray(GOLDEN[f"{p}/w"].T, jnp.float32) for p in PARAMS}
+    x, g = (jnp.asarray(GOLDEN[n], jnp.float32) for n in "xg")
+    bias = np.concatenate([GOLDEN[f"{p}/bias"] for p in PARAMS]).astype("f4")
+    start = lrk.eva(drawn(base), grams(INPUTS))
+
+    @jax.jit
+    def run(trainable, x):
+        def objective(trainable, x):
+            adapted = TX.apply(base, start._replace(trainable=trainable))
+            y = jnp.concatenate(lrk.lift(model)(adapted, x), axis=-1) + bias[None]
+            return jnp.sum(y * g), (y, lrk.materialize(adapted))
+
+        return jax.grad(objective, (0, 1), has_aux=True)(trainable, x)
+
+    def factors(kind=""):
+        return {
+            p: {n: jnp.asarray(GOLDEN[f"{p}/{kind}{n}"].T, jnp.float32) for n in "ab"}
+            for p in PARAMS
+        }
+
+    own = factors()
+    (grads, _), _ = run(start.trainable, x)
+    for path, leaf in start.trainable.items():
+        assert not grads[path]["a"].any()
+        signs = np.sign(np.sum(leaf["a"] * own[path]["a"], axis=0))[:, None]
+        want = GOLDEN[f"{path}/start_grad_b"].T
+        atol = 1e-4 * np.abs(want).max()  # that of the directions, above
+        np.testing.assert_allclose(grads[path]["b"] * signs, want, atol=atol)
+    (grads, of_x), (y, merged) = run(own, x)
+    assert_close((y, of_x), tuple(np.float32(GOLDEN[n]) for n in ("y", "grad_x")))
+    assert_close(grads, factors("grad_"))
+    assert_close(merged, {p: np.float32(GOLDEN[f"{p}/merged"].T) for p in PARAMS})
+
+
 @pytest.mark.parametrize("rho", [1, 1.5, 2, 10])
 def test_ranks_and_directions_follow_the_inputs(rho):
     state = lrk.eva(drawn(), grams(INPUTS), rho=rho)

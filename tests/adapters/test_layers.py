@@ -62,7 +62,8 @@ def test_looked_up_it_agrees_with_peft():
 
 def test_norms_of_their_own_agree_with_peft():
     own = layer("norm")
-    params = {"norm": {"scale": own["w"], "bias": own["bias"]}}
+    base = {"scale": own["w"], "bias": own["bias"]}
+    params = {"norm": jax.tree.map(jnp.asarray, base)}
     tx = lrk.full(select=lrk.is_norm)
     moved = {
         "norm/scale": own["ln_tuning_layers"] - own["w"],
@@ -80,14 +81,18 @@ def test_norms_of_their_own_agree_with_peft():
             return jnp.sum(y * own["g"]), y
 
         slope = jax.grad(objective, (0, 1), has_aux=True)
-        return slope(trainable, x)
+        merged = lrk.materialize(tx.apply(params, lrk.State(trainable, state.fixed)))
+        return *slope(trainable, x), merged["norm"]
 
-    (grads, of_x), y = run({path: {"d": d} for path, d in moved.items()}, own["x"])
+    start = {path: {"d": d} for path, d in moved.items()}
+    (grads, of_x), y, merged = run(start, own["x"])
     assert_close(y, jnp.asarray(own["y"]))
     assert_close(of_x, jnp.asarray(own["grad_x"]))
     assert_close(grads["norm/scale"]["d"], jnp.asarray(own["grad_ln_tuning_layers"]))
     wanted = jnp.asarray(own["grad_ln_tuning_layers.bias"])
     assert_close(grads["norm/bias"]["d"], wanted)
+    wanted = {"scale": own["merged"], "bias": own["merged_bias"]}
+    assert_close(merged, jax.tree.map(jnp.asarray, wanted))
 
 
 def normed(params, x):
@@ -96,6 +101,52 @@ def normed(params, x):
     return (
         centred / spread * params["norm"]["scale"][None] + params["norm"]["bias"][None]
     )
+
+
+def test_biases_beside_a_low_rank_term_agree_with_peft():
+    own = layer("biases")
+    layers = {"first": "0", "norm": "1", "second": "2"}
+    kind = {"first": "kernel", "norm": "scale", "second": "kernel"}
+
+    def tree(prefix):
+        found = {}
+        for name, at in layers.items():
+            weight, bias = (own[f"{prefix}{at}.{n}"] for n in ("weight", "bias"))
+            found[name] = {kind[name]: jnp.asarray(weight.T), "bias": jnp.asarray(bias)}
+        return found
+
+    def parts(prefix):
+        low = {n: jnp.asarray(own[f"{prefix}0.lora_{n.upper()}"].T) for n in "ab"}
+        at = {f"{name}/bias": own[f"{prefix}{i}.bias"] for name, i in layers.items()}
+        return {"first/kernel": low}, at
+
+    params = tree("before_")
+    first = lrk.matching("first/kernel")
+    tx = lrk.chain(lrk.lora(2, alpha=3, select=first), lrk.full(select=lrk.is_bias))
+    low, after = parts("")
+    before = {path: params[path.split("/")[0]]["bias"] for path in after}
+    deltas = {path: {"d": jnp.asarray(after[path] - before[path])} for path in after}
+    state = tx.init(KEY, params)
+    assert state.trainable[1].keys() == deltas.keys()
+
+    def model(p, x):
+        h = normed(p, x @ p["first"]["kernel"] + p["first"]["bias"][None])
+        return h @ p["second"]["kernel"] + p["second"]["bias"][None]
+
+    @jax.jit
+    def run(trainable, x):
+        def objective(trainable, x):
+            adapted = tx.apply(params, state._replace(trainable=trainable))
+            y = lrk.lift(model)(adapted, x)
+            return jnp.sum(y * own["g"]), (y, lrk.materialize(adapted))
+
+        return jax.grad(objective, (0, 1), has_aux=True)(trainable, x)
+
+    (grads, of_x), (y, merged) = run((low, deltas), own["x"])
+    assert_close((y, of_x), (jnp.asarray(own["y"]), jnp.asarray(own["grad_x"])))
+    assert_close(merged, tree("merged_"))
+    low, biases = parts("grad_")
+    assert_close(grads, (low, {p: {"d": jnp.asarray(g)} for p, g in biases.items()}))
 
 
 def test_initialisers_of_peft_start_the_factor_of_the_tokens_at_zero():

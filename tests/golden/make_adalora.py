@@ -4,6 +4,7 @@ Needs torch 2.13.0 and peft 0.21.2, which the tests do without: they read the ar
 Run from the root of the repository: `python tests/golden/make_adalora.py`.
 """
 
+import copy
 from itertools import pairwise
 from pathlib import Path
 
@@ -58,6 +59,9 @@ def main() -> None:
         for name, parameter in own.items():
             found[name] = parameter.detach().numpy().copy()
             found[f"grad_{name}"] = parameter.grad.numpy().copy()
+        whole = copy.deepcopy(model).merge_and_unload()
+        for layer, place in (("v", 0), ("w", 2)):
+            found[f"{layer}/merged"] = whole[place].weight.detach().numpy()
         allocator = model.base_model.rankallocator
         budget, _ = allocator.update_and_allocate(model.base_model.model, step)
         found["budget"] = np.int64(budget)

@@ -26,6 +26,40 @@ class Net(torch.nn.Module):
         return torch.cat([self.one(x[:, :6].clone()), self.two(x[:, 6:].clone())], -1)
 
 
+def started(model: peft.PeftModel, x: torch.Tensor) -> dict[str, np.ndarray]:
+    """Gradients at EVA's start; results, gradients and merged weights behind it."""
+    model = model.double()
+    layers = {name: getattr(model.base_model.model, name) for name in SPREADS}
+    factors = {
+        f"{name}/{short}": getattr(layer, f"lora_{short.upper()}")["default"].weight
+        for name, layer in layers.items()
+        for short in "ab"
+    }
+    own = {f"{n}/w": layer.base_layer.weight for n, layer in layers.items()}
+    own |= {f"{n}/bias": layer.base_layer.bias for n, layer in layers.items()}
+    arrays = {n: p.detach().numpy().copy() for n, p in own.items()}
+    x = x.double().requires_grad_()
+    g = torch.randn_like(model(x))
+    (model(x) * g).sum().backward()
+    arrays |= {f"{n}/start_grad_b": factors[f"{n}/b"].grad.numpy() for n in SPREADS}
+    with torch.no_grad():
+        for name in SPREADS:
+            factors[f"{name}/b"] += 0.4 * torch.randn_like(factors[f"{name}/b"])
+    model.zero_grad()
+    x.grad = None
+    y = model(x)
+    (y * g).sum().backward()
+    arrays |= {"g": g.numpy(), "y": y.detach().numpy(), "grad_x": x.grad.numpy()}
+    arrays |= {f"{n}/b": factors[f"{n}/b"].detach().numpy() for n in SPREADS}
+    for name, factor in factors.items():
+        arrays[name.replace("/", "/grad_")] = factor.grad.numpy()
+    arrays = {n: v.copy() for n, v in arrays.items()}
+    merged = model.merge_and_unload()
+    for name in SPREADS:
+        arrays[f"{name}/merged"] = getattr(merged, name).weight.detach().numpy()
+    return arrays
+
+
 def main() -> None:
     """PEFT centres what it sees, so the inputs have a mean of zero."""
     torch.manual_seed(0)
@@ -53,6 +87,7 @@ def main() -> None:
         layer = getattr(model.base_model.model, name)
         arrays[f"{name}/a"] = layer.lora_A["default"].weight.detach().numpy()
         arrays[f"{name}/scale"] = np.float64(layer.scaling["default"])
+    arrays |= started(model, x)
     provenance = (
         f"peft {peft.__version__}, torch {torch.__version__}, make_eva.py: "
         f"LoraConfig(r={RANK}, lora_alpha={ALPHA}, eva_config=EvaConfig(rho=2)) on "

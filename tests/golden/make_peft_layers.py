@@ -84,8 +84,9 @@ def run(name: str, base: nn.Module, config: peft.PeftConfig, x: torch.Tensor) ->
         block_diagonal(model, 2)
     layer = model.base_model.model[0]
     arrays = {"w": layer.base_layer.weight, **extras(name, layer)}
-    if getattr(layer.base_layer, "bias", None) is not None:
-        arrays["bias"] = layer.base_layer.bias
+    bias = getattr(layer.base_layer, "bias", None)
+    if bias is not None:
+        arrays["bias"] = bias
     if x.is_floating_point():
         x = x.double().requires_grad_()
     y = model(x)
@@ -103,7 +104,12 @@ def run(name: str, base: nn.Module, config: peft.PeftConfig, x: torch.Tensor) ->
         for n, v in arrays.items()
     }
     if name != "grouped":  # PEFT cannot merge it
-        arrays["merged"] = model.merge_and_unload()[0].weight.detach().numpy()
+        merged = model.merge_and_unload()[0]
+        arrays["merged"] = merged.weight.detach().numpy()
+        if bias is not None and not np.array_equal(
+            merged.bias.detach(), arrays["bias"]
+        ):
+            arrays["merged_bias"] = merged.bias.detach().numpy()
     return {f"{name}/{n}": v for n, v in arrays.items()}
 
 

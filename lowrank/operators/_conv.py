@@ -15,7 +15,9 @@ def factored_conv(x: Array, op: Any, spec: Any) -> Any:
 
     The factor that holds the input features acts first, with the spatial axes that it
     holds; then the other. With groups, the first factor serves every group and the
-    second makes the outputs of each.
+    second makes the outputs of each; where a group has no more outputs than the rank,
+    as in a depthwise convolution, two steps would cost more than a whole kernel, and
+    the product of the factors is the kernel.
 
     Args:
         x: Activation, laid out as `spec` says.
@@ -99,6 +101,10 @@ def _grouped(
 ) -> Array:
     """The same first factor in each group, then each group's own outputs."""
     groups, numbers = spec.feature_group_count, spec.dimension_numbers
+    rank = first.shape[fl.index(RANK)]
+    if second.size <= groups * rank * rank:  # outputs of a group <= rank
+        dims = list(range(len(numbers.rhs_spec)))
+        return spec(x, labelled_product(first, fl, second, sl, dims))
     layout = [
         RANK if d == numbers.rhs_spec[0] else d for d in range(len(numbers.rhs_spec))
     ]
@@ -106,7 +112,7 @@ def _grouped(
     kernel = jnp.transpose(first, [fl.index(n) for n in layout])
     repeats = [groups if n == RANK else 1 for n in layout]
     t = spec(x, jnp.tile(kernel, repeats)).astype(x.dtype)
-    feature, rank = numbers.out_spec[1], first.shape[fl.index(RANK)]
+    feature = numbers.out_spec[1]
     t = t.reshape(*t.shape[:feature], groups, rank, *t.shape[feature + 1 :])
     outs = jnp.moveaxis(second, sl.index(RANK), 0).reshape(rank, groups, -1)
     axes: list[Any] = [("t", i) for i in range(t.ndim)]

@@ -226,7 +226,7 @@ def _chunks(
     clock: _Clock,
     kept: MutableMapping[str, PyTree],
 ) -> None:
-    """Keeps the scores of all members; all chunks have one shape: the last is filled."""
+    """Keeps the scores of all members; the last is filled up to one shape."""
     size = min(size, len(members))
     compiled, compiling = None, 0.0
     for begin in range(0, len(members), size):

@@ -103,6 +103,18 @@ def test_depthwise_and_1_d(name):
     assert_close(*both(state))
 
 
+@pytest.mark.parametrize(("rank", "outs", "cost"), [(3, 4, 2.3), (1, 8, 1.9)])
+def test_groups_take_the_shorter_way(rank, outs, cost):
+    """One kernel where a group has no more outputs than the rank, two steps else."""
+    params = {"w": jnp.asarray(numbers(1, 3, 1, outs))}
+    tx, x = lora(rank, (3, 1, outs)), jnp.asarray(numbers(2, 2, 4, 16))
+    adapted = tx.apply(params, moved(tx.init(KEY, params)))["w"]
+    run = lambda w, x: conv(x, w, 4)  # noqa: E731
+    (use,) = lrk.explain(run, adapted, x).leaves
+    assert use.flops < cost * use.dense_flops
+    assert_close(lrk.lift(run)(adapted, x), run(lrk.materialize(adapted), x))
+
+
 # --- PEFT ----------------------------------------------------------------------------
 
 

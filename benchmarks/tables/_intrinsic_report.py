@@ -346,8 +346,10 @@ def _protocol(records: Records) -> str:
         return "Not run."
     c = own[0].config
     source = "a made-up twin of the data" if c["synthetic"] else "MNIST"
+    epochs = {record.config["net"]: record.config["epochs"] for record in own}
+    rounds = ", ".join(f"{n} ({NETS[net].title})" for net, n in epochs.items())
     return (
         f"{source}, {c['train']:,} training and {c['test']:,} test images; "
-        f"{c['epochs']} epochs of batches of {c['batch']}, Adam at {c['rate']:g} with "
+        f"{rounds} epochs of batches of {c['batch']}, Adam at {c['rate']:g} with "
         f"b2 = {c['b2']:g}, l2 of {c['l2']:g} on all kernels of theta."
     )

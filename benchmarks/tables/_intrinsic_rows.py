@@ -173,7 +173,8 @@ class Work:
         if d != DIRECT:
             own["projection"] = projection or c.projection
             own["largest"] = plan.largest(own["projection"], d)
-        own |= {"epochs": epochs or c.epochs, "train": len(data["y"])}
+        whole = c.epochs_lenet if net == "lenet" else c.epochs
+        own |= {"epochs": epochs or whole, "train": len(data["y"])}
         own |= {"test": len(data["ty"]), **{name: getattr(c, name) for name in KEPT}}
         if part.startswith("labels"):
             own["rate"] = c.label_rate

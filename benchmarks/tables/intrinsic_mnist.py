@@ -14,11 +14,11 @@ notebooks 625 local and 850 overall. LeNet-5 (D = 44,426): published 290, 275 lo
 290 overall. Shuffled pixels: 750 and 1,400. Random labels on 100, 50, 10 % of the
 images, FC 5 x 400: 190,000, 130,000, 90,000. Toy problem: 10.
 Written down before the run: see docs/intrinsic.md, M1 to M8.
-Cost: about 10.5 h on 1 core, 6 h as two processes, one for each net (an estimate)
-Of that, by CPU time of short runs with 5.0 ms a step of FC with Fastfood (gather 2.5,
-sparse 4.1 at d = 750, dense 72 at d = 300, all weights 1.7), 10.0 of LeNet-5 (all
-weights 8.9) and 39,000 steps a run: main 65 min for fc and 115 for lenet, dense 47,
-pixels 32 and 115, labels 45, search up to 60 and 115.
+Cost: about 5 h on 1 core, 2.5 h as two processes, one for each net (an estimate)
+Of that, by CPU time of short runs with 2.7 ms a step of FC with Fastfood (all weights
+1.2, dense 40 at d = 300) and 39,000 steps a run, and 10 ms of LeNet-5 (all weights 9)
+and 15,600 steps: main 35 min for fc and 46 for lenet, dense 10, pixels 18 and 46,
+labels 25, search up to 30 and 46.
 """
 
 import dataclasses
@@ -59,8 +59,10 @@ class Config:
     projection: str = "fastfood"
     """The projection of all parts but the dense one: fastfood, sparse or gather."""
     epochs: int = 100
-    """Epochs of a run."""
-    epochs_dense: int = 100
+    """Epochs of a run of the FC net."""
+    epochs_lenet: int = 40
+    """Epochs of a run of LeNet-5: reduced."""
+    epochs_dense: int = 20
     """Epochs with the dense projection."""
     batch: int = 128
     """Images of a step."""
@@ -117,6 +119,7 @@ class Config:
             ds_dense=(10,),
             ds_labels=(20,),
             epochs=2,
+            epochs_lenet=2,
             epochs_dense=2,
             batch=32,
             train=100,

@@ -37,8 +37,10 @@ def capped(found: Found, weights: int | None) -> Found:
         return None
     if found.threshold <= 0:
         return found
-    own = (found.tested, found.interpolated, found.low, found.high)
-    return IntrinsicDimension(*(min(x, weights) for x in own), found.threshold)
+    return IntrinsicDimension(
+        min(found.tested, weights), min(found.interpolated, weights),
+        min(found.low, weights), min(found.high, weights), found.threshold,
+    )  # fmt: skip
 
 
 def falls(found: Sequence[Found]) -> list[int | None]:

@@ -21,10 +21,10 @@ LoRA of rank 8, but for a point.
 Command: python -m benchmarks run low_rank_fails
 Paper: none; it asks where LoRA's low ranks (arXiv:2106.09685, table 6) end.
 Cost: 45 min on 1 core (an estimate)
-Rows: 308
+Rows: 312
 
 The estimate is by CPU time of short runs: 3 s for a run on texts, 4 s with random
-labels, 1.3 s of the decoder, for 520 runs; of DID on texts, at this length of blocks,
+labels, 1.3 s of the decoder, for 540 runs; of DID on texts, at this length of blocks,
 twice to three times as long; and 2 min of compiling.
 
 The grids of dimensions and of learning rates, and that LoRA's rates fall with its rank,

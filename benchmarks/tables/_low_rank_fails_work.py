@@ -30,6 +30,7 @@ from benchmarks.study.subspaces import (
 from benchmarks.study.tasks import CLASSES, LENGTHS
 from benchmarks.study.texts import KERNELS, Part, Texts, is_head
 from benchmarks.study.trials import Cell, Trials
+from benchmarks.tables._sizes_rules import lora_rates
 
 OTHERS = ("full", "head", "bias", "last")
 START = "pretrained"
@@ -281,9 +282,10 @@ class Work:
             total = lm.count(trials.bench.start(cell, 0))
             moves = c.decoder_moves if cell.task == "dialogue" else c.moves
             return subspace_rates(moves, total, cell.size)
+        if cell.way == "lora":
+            own = {"dialogue": c.decoder_rates, "random": c.random_rates}
+            return lora_rates(own.get(cell.task, c.rates), cell.size)
         if cell.task == "dialogue":
-            return c.decoder_rates if cell.way == "lora" else c.decoder_full_rates
-        if (cell.task, cell.way) == ("random", "lora"):
-            return c.random_rates
-        rates = {"head": c.head_rates, "bias": c.bias_rates, "lora": c.rates}
+            return c.decoder_full_rates
+        rates = {"head": c.head_rates, "bias": c.bias_rates}
         return rates.get(cell.way, c.full_rates)

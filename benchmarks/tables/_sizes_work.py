@@ -21,6 +21,7 @@ from benchmarks.study.subspaces import (
     subspace_rates,
 )
 from benchmarks.study.trials import Cell, Trials
+from benchmarks.tables._sizes_rules import lora_rates
 
 FROM, TO = "novels", "dialogue"
 KEPT = (
@@ -148,7 +149,9 @@ class Work:
         c = self.config
         if cell.way == "did":
             return subspace_rates(c.moves, self.total(size), cell.size)
-        return c.full_rates if cell.way == "full" else c.rates
+        if cell.way == "full":
+            return c.full_rates
+        return lora_rates(c.rates, cell.size)
 
     def begin(self, size: Size, name: str) -> None:
         """The row of a start."""

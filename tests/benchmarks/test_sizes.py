@@ -1,6 +1,7 @@
 """The tables of sizes: reports from made-up rows, verdicts, and a run of each."""
 
 import dataclasses
+import math
 import pathlib
 
 import numpy as np
@@ -13,9 +14,14 @@ from benchmarks.runner import Session
 from benchmarks.study.scores import digits
 from benchmarks.tables import _intrinsic_text_report as text_report
 from benchmarks.tables import _low_rank_fails_report as fails_report
+from benchmarks.tables import _low_rank_fails_shares as fails_shares
+from benchmarks.tables import _low_rank_fails_verdicts as fails_verdicts
+from benchmarks.tables import _sizes_curves as curves
 from benchmarks.tables import _sizes_report as sizes_report
+from benchmarks.tables import _sizes_rules as rules
 from benchmarks.tables import _sizes_work as sizes_work
 from benchmarks.tables import intrinsic_text, low_rank_fails, sizes
+from lowrank.subspace import IntrinsicDimension
 
 DOCS = pathlib.Path(runner.__file__).parents[1] / "docs"
 TABLES = {"intrinsic_text": intrinsic_text, "sizes": sizes}
@@ -89,7 +95,7 @@ def test_text_verdicts_follow_the_numbers():
     found = verdicts(text_report.blocks(text_rows())[1])
     assert found == {
         "I1": "supported",
-        "I2": "supported",
+        "I2": "not contradicted",  # equal: intervals meet
         "I3": "supported",  # 97 of 100,000
         "I4": "supported",
         "I5": "not supported",
@@ -129,26 +135,26 @@ def decoder_rows(large=300):
 def test_a_decoder_needs_a_share_of_its_gain_or_one_loss():
     records = decoder_rows()
     name = "w8x1-step4"
-    found = sizes_report.local(records, "did", name)
+    found = curves.local(records, "did", name)
     assert found.tested == 100
     assert found.interpolated == pytest.approx(10 + 90 * 0.8 / 0.85)
-    level = sizes_report.level(records, name)
+    level = curves.level(records, name)
     assert level == pytest.approx(2.05)
-    other = sizes_report.overall(records, "did", "w16x1-step4", level)
+    other = curves.overall(records, "did", "w16x1-step4", level)
     assert (other.tested, other.interpolated) == (0, 0)
-    early = sizes_report.overall(records, "did", "w8x1-step2", level)
+    early = curves.overall(records, "did", "w8x1-step2", level)
     assert early.interpolated == pytest.approx(100 + 200 * 0.15 / 0.2)
 
 
 def test_decoder_verdicts_follow_the_numbers():
-    names = sizes_report.lasts(decoder_rows())
+    names = curves.lasts(decoder_rows())
     assert names == ["w8x1-step4", "w16x1-step4"]
-    assert len(sizes_report.of_middle(decoder_rows())) == 3
+    assert len(curves.of_middle(decoder_rows())) == 3
     found = verdicts(sizes_report.blocks(decoder_rows())[1])
     assert found == {
         "S1": "supported",  # 9.5 % and 6.5 %
         "S2": "contradicted",
-        "S3": "supported",
+        "S3": "not contradicted",
         "S4": "supported",
         "S5": "supported",
         "S6": "supported",
@@ -168,6 +174,79 @@ def test_the_rank_of_a_change_is_a_share_of_its_width():
     assert found["relative"] == pytest.approx(1.0)
 
 
+def dimension(value, low=None, high=None, threshold=0.9):
+    low, high = (value if x is None else x for x in (low, high))
+    return IntrinsicDimension(value, value, low, high, threshold)
+
+
+NOT = dimension(math.inf)
+
+
+def test_all_weights_cap_a_local_dimension():
+    assert rules.capped(dimension(50, 40, math.inf), 100)[1:4] == (50, 40, 100)
+    assert rules.capped(NOT, 100)[:4] == (100,) * 4
+    assert rules.falls([NOT, NOT]) == [0]
+    ends = [rules.capped(NOT, n) for n in (100, 200)]
+    assert rules.falls(ends) == [-1]
+    shares = [curves.scaled(own, n) for own, n in zip(ends, (100, 200), strict=True)]
+    assert rules.falls(shares) == [0]  # all of both
+    nothing = dimension(math.inf, threshold=-0.1)  # all weights gain nothing
+    assert rules.capped(nothing, 100) == nothing
+    assert rules.falls([nothing, dimension(5)]) == [0]
+    assert rules.capped(None, 100) is None
+
+
+def test_pairs_that_neither_reaches_are_left_out_and_counted():
+    low, high = dimension(10), dimension(20)
+    assert rules.falls_where_reached([NOT, NOT, high, low]) == ("supported", 1)
+    assert rules.falls_where_reached([NOT, NOT, low, high]) == ("contradicted", 1)
+    assert rules.falls_where_reached([NOT, NOT]) == ("undecided: not reached", 1)
+    assert rules.falls_where_reached([]) == (None, 0)
+    assert rules.falls_where_reached([high, None])[0] is None
+
+
+def test_no_more_is_no_support_where_intervals_meet():
+    low, high, wide = dimension(10), dimension(20), dimension(15, 5, 25)
+    assert rules.no_more([(low, high)]) == "supported"
+    assert rules.no_more([(low, high), (low, wide)]) == "not contradicted"
+    assert rules.no_more([(high, low), (low, wide), (NOT, NOT)]) == "contradicted"
+    assert rules.no_more([(NOT, low)]) == "contradicted"
+    assert rules.no_more([(low, NOT)]) == "supported"
+    assert rules.no_more([(low, high), (NOT, NOT)]) == "undecided: not reached"
+    assert rules.no_more([(low, high), (None, low)]) == "undecided: rows are missing"
+    assert rules.no_more([]) is None
+
+
+def test_a_report_counts_the_pairs_that_it_leaves_out():
+    def less(r):
+        way, weights = r.config["way"], r.config["weights"]
+        return way != "did" or weights not in ("w8x1-step0", "w8x1-step2")
+
+    known = decoder_rows()
+    far = [
+        row("did", name, "dialogue", size, seed, {"loss": 2.9, "trained": size})
+        for name in ("w8x1-step0", "w8x1-step2")
+        for size in (10, 100, 300)
+        for seed in (0, 1)
+    ]
+    table = sizes_report.blocks(Records([*filter(less, known), *far]))[1]
+    fourth = next(r for r in table.rows if r[0].startswith("S4"))
+    assert fourth[1] == "supported"
+    assert fourth[2].endswith("neither is reached: 1")
+
+
+def test_all_ways_and_ranks_have_as_many_rates():
+    assert rules.lora_rates((1e-3, 2e-3), 8) == (1e-3, 2e-3)
+    assert rules.lora_rates((1e-3,), 2) == pytest.approx((2e-3,))
+    c, d = sizes.Config(), low_rank_fails.Config()
+    assert len(c.rates) == len(c.moves) == len(c.full_rates)
+    texts = (d.rates, d.random_rates, d.full_rates, d.moves, d.head_rates, d.bias_rates)
+    decoder = (d.decoder_rates, d.decoder_full_rates, d.decoder_moves)
+    assert len({len(own) for own in texts}) == 1
+    assert len({len(own) for own in decoder}) == 1
+    assert max(d.ds) <= d.block
+
+
 # --- failing ranks
 
 
@@ -175,7 +254,7 @@ def fails_rows(one=0.5):
     found = []
     for task in ("trec", "files", "random"):
         found += texts("full", "pretrained", task, 1, 0.9)
-        base = fails_report.BASE[task]
+        base = fails_shares.BASE[task]
         found += texts(base, "pretrained", task, int(base == "head"), 0.5)
         first = 0.9 if task == "trec" else one
         for size, share in ((1, first), (8, 0.85), (64, 0.9)):
@@ -188,14 +267,78 @@ def fails_rows(one=0.5):
 
 def test_ranks_that_fail_are_told():
     records = fails_rows()
-    assert fails_report.share(records, "lora", 8, "files") == pytest.approx(0.875)
-    assert fails_report.of_gain(records, "lora", "trec").tested == 1
-    assert fails_report.of_gain(records, "lora", "files").tested == 64
+    own = fails_shares.share(records, "lora", 8, "files")
+    assert own.value == pytest.approx(0.875)
+    assert own.low < own.value < own.high == 1.0
+    assert fails_shares.of_gain(records, "lora", "trec").tested == 1
+    assert fails_shares.of_gain(records, "lora", "files").tested == 64
     found = verdicts(fails_report.blocks(records)[1])
     assert found["F1"] == found["F2"] == found["F3"] == "supported"
     assert found["F4"] is None
     worse = verdicts(fails_report.blocks(fails_rows(one=0.9))[1])
     assert worse["F3"] == "contradicted"
+
+
+def test_a_share_pairs_seeds_and_decides_by_its_interval():
+    part = np.array([[-0.8], [-0.9], [-0.5]])  # losses: all weights -0.5, start -1.5
+    found = [row("start", "w", "dialogue", 0, s, {"loss": 1.5}) for s in range(5)]
+    full = (0.5, 0.5, 0.5, 0.1, 0.1)
+    found += [
+        row("full", "w", "dialogue", 1, s, {"loss": x}) for s, x in enumerate(full)
+    ]
+    found += [
+        row("lora", "w", "dialogue", 1, s, {"loss": -float(x)})
+        for s, (x,) in enumerate(part)
+    ]
+    records = Records(found)
+    own = fails_shares.share(records, "lora", 1, "dialogue")
+    assert own.value == pytest.approx(2.3 / 3)  # of three seeds, not of five
+    assert (own.low, own.high) == pytest.approx((0.6, 1.0))
+    assert fails_verdicts.fails(records, 1, "dialogue") == 0  # it holds 90 %
+    table = fails_report.blocks(records)[1]
+    assert verdicts(table)["F4"] == "not supported"
+    assert table.rows[3][2] == "rank 1: 77 [60, 100] %"
+    less = [r for r in found if r.config["way"] != "lora" or r.seed < 2]
+    assert fails_verdicts.fails(Records(less), 1, "dialogue") == 1
+
+
+def test_a_ratio_without_a_gain_is_unbounded():
+    whole = np.array([[1.0], [-0.5]])
+    own = fails_shares.ratio(np.array([[1.0], [1.0]]), whole)
+    assert (own.low, own.high) == (-math.inf, math.inf)
+    assert fails_shares.ratio(whole, np.array([[0.0], [0.0]])) is None
+
+
+def test_the_easiest_and_the_hardest_problem_must_be_alone():
+    ranks = {"a": 1.0, "b": 2.0, "c": 3.0}
+    same, other = {"a": 10.0, "b": 20.0, "c": 30.0}, {"a": 30.0, "b": 20.0, "c": 10.0}
+    never = dict.fromkeys(ranks, math.inf)
+
+    def agree(one, two):
+        return [fails_verdicts.agree(one, two, pick) for pick in (min, max)]
+
+    assert agree(ranks, same) == [1, 1]
+    assert agree(ranks, other) == [-1, -1]
+    assert agree(ranks, never) == agree(never, never) == [0, 0]
+    assert agree(ranks | {"b": 1.0}, same) == [0, 1]
+    assert agree(ranks | {"c": math.inf}, same) == [1, 0]
+    assert agree(ranks, same | {"b": math.inf}) == [1, 0]
+    assert agree(ranks, same | {"a": math.inf}) == [0, 0]
+    assert agree(ranks, same | {"b": 10.0}) == [0, 1]
+
+
+def test_no_dimension_that_was_reached_supports_nothing():
+    found = [r for r in fails_rows() if r.config["way"] != "did"]
+    for task in ("trec", "files", "random"):
+        found += texts("did", "pretrained", task, 100, 0.5)
+    for seed in (0, 1):
+        for way, size, loss in (
+            ("start", 0, 2.0), ("full", 1, 1.0), ("lora", 1, 1.0), ("did", 100, 2.0),
+        ):  # fmt: skip
+            found.append(row(way, "w", "dialogue", size, seed, {"loss": loss}))
+    table = fails_report.blocks(Records(found))[1]
+    assert verdicts(table)["F5"] == "not supported"
+    assert "d not reached" in table.rows[4][2]
 
 
 def test_ways_are_compared_on_equal_tasks():

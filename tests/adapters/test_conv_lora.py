@@ -164,8 +164,8 @@ def test_lora_agrees_with_peft_in_groups():
 def test_names_every_leaf_that_does_not_fit():
     params = {"w": jnp.ones((3, 2, 4, 4)), "w1": jnp.ones((3, 4, 4)), "v": jnp.ones(2)}
     message = (
-        r"loralib_conv: cannot adapt 'w' of .* square kernel HWIO; 'w1' of .*\. Use lora "
-        r"with axes= for other forms, or leave these out with select=\."
+        r"loralib_conv: cannot adapt 'w' of .* square kernel HWIO; 'w1' of .*\. Use "
+        r"lora with axes= for other forms, or leave these out with select=\."
     )
     with pytest.raises(ValueError, match=message):
         lrk.loralib_conv(1, select=SELECT).init(KEY, params)

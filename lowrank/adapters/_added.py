@@ -30,6 +30,7 @@ def rows_beside(
     scale: Any,
     select: Select,
     axes: Mapping[Path, Axes] | None,
+    columns: int | None = None,
 ) -> Transform:
     """A transform that adds a leaf `name: [*stack, length, *out]` beside each leaf.
 
@@ -43,19 +44,26 @@ def rows_beside(
         scale: What the rows are multiplied by; None for 1.
         select: Which leaves to put rows beside.
         axes: As for `lora`.
+        columns: Width of the rows, then `[*stack, length, columns]`; None: the
+            outputs of the leaf.
 
     Returns:
         A transform.
 
     Raises:
-        TypeError: If `length` is no int or `scale` no number.
-        ValueError: If `length < 1`, or `name` is no part of a path.
+        TypeError: If a size is no int or `scale` no number.
+        ValueError: If a size is below 1, or `name` is no part of a path.
     """
     check_size(who, "length", length)
+    if columns is not None:
+        check_size(who, "columns", columns)
     check_select(who, select)
     number = scale_of(who, length, None, scale)
     if not isinstance(name, str) or not name or "/" in name:
         raise ValueError(f"{who}: name must be one part of a path, got {name!r}.")
+
+    def outputs(sizes: Axes) -> tuple[int, ...]:
+        return sizes.outputs if columns is None else (columns,)
 
     def init(key: Array, params: PyTree) -> State:
         _check.check_key(who, key)
@@ -66,7 +74,7 @@ def rows_beside(
         trainable = {}
         for path, leaf in chosen.items():
             sizes = found[path].sizes(leaf.shape)
-            width = math.prod(sizes.outputs)
+            width = math.prod(outputs(sizes))
             trainable[path] = draw(_tree.leaf_key(key, path), sizes.stack, width)
         fixed = {p: {"scale": jnp.asarray(number, jnp.float32)} for p in chosen}
         return State(trainable, fixed)
@@ -81,12 +89,12 @@ def rows_beside(
         for path, leaf in chosen.items():
             sizes = found[path].sizes(leaf.shape)
             rows = form(state.trainable[path])
-            width = math.prod(sizes.outputs)
+            width = math.prod(outputs(sizes))
             if rows.ndim != len(sizes.stack) + 2 or rows.shape[-1] != width:
                 bad.append(f"{tuple(rows.shape)} at '{path}'")
                 continue
             rows = rows * state.fixed[path]["scale"].astype(rows.dtype)
-            shape = (*sizes.stack, rows.shape[-2], *sizes.outputs)
+            shape = (*sizes.stack, rows.shape[-2], *outputs(sizes))
             new[path] = rows.reshape(shape).astype(leaf.dtype)
         if bad:
             raise ValueError(

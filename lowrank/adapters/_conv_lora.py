@@ -10,7 +10,14 @@ from jaxtyping import Array, Float
 from lowrank._axes import Axes
 from lowrank._base import Operator, Path, Transform
 from lowrank._select import Select
-from lowrank.adapters._leafwise import Arrays, Rules, drawn, exceeds, leafwise
+from lowrank.adapters._leafwise import (
+    Arrays,
+    Reason,
+    Rules,
+    drawn,
+    exceeds,
+    leafwise,
+)
 from lowrank.adapters._lora import Initializer, check_rank, kaiming, scale_of
 from lowrank.operators import Delta, Factored
 
@@ -98,9 +105,11 @@ def loralib_conv(
 
     number = scale_of("loralib_conv", rank, alpha, scale)
 
-    def fits(sizes: Axes) -> str:
+    def fits(sizes: Axes) -> Reason | None:
         if len(sizes.inputs) != 3 or sizes.inputs[0] != sizes.inputs[1]:
-            return "needs a square kernel HWIO"
+            return Reason(
+                "needs a square kernel HWIO", "use lora with axes= for other forms"
+            )
         return exceeds(rank, sizes._replace(inputs=sizes.inputs[-1:]))
 
     def draw(key: Array, sizes: Axes) -> tuple[Arrays, Arrays]:
@@ -174,9 +183,11 @@ def locon_tucker(
 
     number = scale_of("locon_tucker", rank, alpha, scale)
 
-    def fits(sizes: Axes) -> str:
+    def fits(sizes: Axes) -> Reason | None:
         if len(sizes.inputs) < 2 or len(sizes.outputs) != 1:
-            return "needs places, inputs and one axis of outputs"
+            return Reason(
+                "needs places, inputs and one axis of outputs", "name them in axes="
+            )
         return exceeds(rank, sizes._replace(inputs=sizes.inputs[-1:]))
 
     def draw(key: Array, sizes: Axes) -> tuple[Arrays, Arrays]:

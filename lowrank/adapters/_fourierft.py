@@ -11,7 +11,14 @@ from jaxtyping import Array, Float, Int
 from lowrank._axes import Axes
 from lowrank._base import Operator, Path, Transform
 from lowrank._select import Select, is_matrix
-from lowrank.adapters._leafwise import Arrays, Rules, as_leaf, leafwise
+from lowrank.adapters._leafwise import (
+    Arrays,
+    Reason,
+    Rules,
+    above,
+    as_leaf,
+    leafwise,
+)
 from lowrank.adapters._lora import Initializer, check_rank, draw_factor, scale_of
 from lowrank.adapters._lori import scatter
 from lowrank.adapters._shira import draw_places
@@ -77,9 +84,9 @@ def fourierft(
     count = check_rank("fourierft", count, "count")
     number = scale_of("fourierft", 1, None, scale)
 
-    def fits(sizes: Axes) -> str:
+    def fits(sizes: Axes) -> Reason | None:
         entries = math.prod((*sizes.inputs, *sizes.outputs))
-        return f"count {count} exceeds {entries}" if count > entries else ""
+        return above("count", count, entries)
 
     def draw(key: Array, sizes: Axes) -> tuple[Arrays, Arrays]:
         for_c, for_index = jax.random.split(key)

@@ -10,7 +10,15 @@ from jaxtyping import Array
 from lowrank._axes import Axes
 from lowrank._base import Operator, Path, Transform
 from lowrank._select import Select, is_matrix
-from lowrank.adapters._leafwise import Arrays, Rules, drawn, exceeds, leafwise, low_rank
+from lowrank.adapters._leafwise import (
+    Arrays,
+    Reason,
+    Rules,
+    drawn,
+    exceeds,
+    leafwise,
+    low_rank,
+)
 from lowrank.adapters._lora import Initializer, check_rank, kaiming, scale_of
 from lowrank.operators import Delta
 from lowrank.operators import _dispatch as ask
@@ -64,7 +72,7 @@ def hira(
     rank = check_rank("hira", rank)
     number = scale_of("hira", rank, None, scale)
 
-    def fits(sizes: Axes) -> str:
+    def fits(sizes: Axes) -> Reason | None:
         return exceeds(rank, sizes)
 
     def draw(key: Array, sizes: Axes) -> tuple[Arrays, Arrays]:

@@ -24,11 +24,25 @@ from lowrank.operators import Delta, LowRank
 Arrays = dict[str, Array]
 
 
+class Reason(NamedTuple):
+    """Why a leaf cannot be adapted, and the way out.
+
+    Attributes:
+        why: What is wrong with the leaf.
+        advice: What to do besides leaving it out, with `{}` for the limit; or empty.
+        limit: A number that the advice names: of several leaves, the smallest.
+    """
+
+    why: str
+    advice: str = ""
+    limit: int = 0
+
+
 class Rules(NamedTuple):
     """What a method does with one leaf.
 
     Attributes:
-        fits: `fits(sizes) -> reason`, empty if a leaf of these sizes can be adapted.
+        fits: `fits(sizes) -> reason`, None if a leaf of these sizes can be adapted.
         draw: `draw(key, sizes) -> (trainable, fixed)`, arrays by name.
         build: `build(w, arrays, axes) -> operator`, given all arrays of the leaf.
         trainable: Names of the trainable arrays.
@@ -37,7 +51,7 @@ class Rules(NamedTuple):
         dense: Whether the leaf must have a dense form.
     """
 
-    fits: Callable[[Axes], str]
+    fits: Callable[[Axes], Reason | None]
     draw: Callable[[Array, Axes], tuple[Arrays, Arrays]]
     build: Callable[[Any, Arrays, Axes], Any]
     trainable: tuple[str, ...]
@@ -78,7 +92,7 @@ def leafwise(
         found = dims_of(chosen)
         sizes = {path: found[path].sizes(tuple(x.shape)) for path, x in chosen.items()}
         reasons = {
-            path: _reason(leaf, rules.dense) or rules.fits(sizes[path])
+            path: _reason(who, leaf, rules.dense) or rules.fits(sizes[path])
             for path, leaf in chosen.items()
         }
         _refuse(who, chosen, reasons)
@@ -96,7 +110,7 @@ def leafwise(
         names = {"trainable": rules.trainable, "fixed": rules.fixed}
         _check.check_state(who, leaves, state, **names)
         chosen = {path: leaves[path] for path in state.trainable}
-        reasons = {path: _reason(leaf, rules.dense) for path, leaf in chosen.items()}
+        reasons = {p: _reason(who, leaf, rules.dense) for p, leaf in chosen.items()}
         _refuse(who, chosen, reasons)
         found = dims_of(chosen)
         new = {
@@ -111,35 +125,56 @@ def leafwise(
     return Transform(init, apply)
 
 
-def _reason(leaf: Any, dense: bool) -> str:
+def _reason(who: str, leaf: Any, dense: bool) -> Reason | None:
     """Why a leaf cannot be adapted, whatever its sizes; or nothing."""
     if not is_floating(leaf):
-        return "not floating"
+        return Reason("not floating")
     if dense and isinstance(leaf, Operator) and not leaf.has_dense:
-        return f"{type(leaf).__name__} has no dense form"
-    return ""
+        return Reason(
+            f"{type(leaf).__name__} has no dense form",
+            f"put {who} before what acts inside the product",
+        )
+    return None
 
 
-def _refuse(who: str, chosen: Mapping[Path, Any], reasons: Mapping[Path, str]) -> None:
+def _refuse(
+    who: str, chosen: Mapping[Path, Any], reasons: Mapping[Path, Reason | None]
+) -> None:
     """Refuse the leaves that there is a reason against.
 
     Raises:
         ValueError: If there are any; all are named.
     """
-    bad = [
-        f"{_tree.describe(p, chosen[p])}: {why}" for p, why in reasons.items() if why
-    ]
+    bad, limits = [], {}
+    for path, reason in reasons.items():
+        if reason is None:
+            continue
+        bad.append(f"{_tree.describe(path, chosen[path])}: {reason.why}")
+        if reason.advice:
+            known = limits.get(reason.advice, reason.limit)
+            limits[reason.advice] = min(known, reason.limit)
     if bad:
+        ways = [advice.format(limit) for advice, limit in limits.items()]
+        ways.append(f"{'or ' if ways else ''}leave these out with select=")
+        advice = ", ".join(ways)
         raise ValueError(
-            f"{who}: cannot adapt {'; '.join(bad)}. Change what the message names, or "
-            "leave these out with select=."
+            f"{who}: cannot adapt {'; '.join(bad)}. {advice[0].upper()}{advice[1:]}."
         )
 
 
-def exceeds(rank: int, sizes: Axes) -> str:
+def exceeds(rank: int, sizes: Axes) -> Reason | None:
     """Why a rank is too large for a matrix of some sizes, or nothing."""
     small = min(math.prod(sizes.inputs), math.prod(sizes.outputs))
-    return f"rank {rank} exceeds {small}" if rank > small else ""
+    return above("rank", rank, small)
+
+
+def above(name: str, number: int, limit: int) -> Reason | None:
+    """Why a hyperparameter is too large for a leaf, or nothing."""
+    if number <= limit:
+        return None
+    return Reason(
+        f"{name} {number} exceeds {limit}", f"lower the {name} to {{}}", limit
+    )
 
 
 def drawn(

@@ -12,6 +12,7 @@ from lowrank._base import Operator, Path, Transform
 from lowrank._select import Select, is_matrix
 from lowrank.adapters._leafwise import (
     Arrays,
+    Reason,
     Rules,
     drawn,
     exceeds,
@@ -84,7 +85,7 @@ def loha(
     rank = check_rank("loha", rank)
     number = scale_of("loha", rank, alpha, scale)
 
-    def fits(sizes: Axes) -> str:
+    def fits(sizes: Axes) -> Reason | None:
         return exceeds(rank, sizes)
 
     def draw(key: Array, sizes: Axes) -> tuple[Arrays, Arrays]:

@@ -11,7 +11,14 @@ from jaxtyping import Array
 from lowrank._axes import Axes
 from lowrank._base import Operator, Path, Transform
 from lowrank._select import Select, is_matrix
-from lowrank.adapters._leafwise import Arrays, Rules, drawn, leafwise
+from lowrank.adapters._leafwise import (
+    Arrays,
+    Reason,
+    Rules,
+    above,
+    drawn,
+    leafwise,
+)
 from lowrank.adapters._lora import Initializer, check_rank, kaiming, scale_of
 from lowrank.operators import Factored
 
@@ -86,12 +93,11 @@ def lokr(
     number = scale_of("lokr", rank, alpha, scale)
     first = None if factor is None else check_rank("lokr", factor, "factor")
 
-    def fits(sizes: Axes) -> str:
+    def fits(sizes: Axes) -> Reason | None:
         if len(sizes.outputs) != 1:
-            return "needs one axis of outputs"
+            return Reason("needs one axis of outputs", "name one in axes=")
         inner = [split_size(n, first)[1] for n in (sizes.inputs[-1], *sizes.outputs)]
-        small = min(inner)
-        return f"rank {rank} exceeds {small}" if rank > small else ""
+        return above("rank", rank, min(inner))
 
     def draw(key: Array, sizes: Axes) -> tuple[Arrays, Arrays]:
         for_a, for_b, for_c = jax.random.split(key, 3)

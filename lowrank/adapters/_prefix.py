@@ -34,6 +34,7 @@ def prefix(
     *,
     select: Select,
     axes: Mapping[Path, Axes] | None = None,
+    columns: int | None = None,
     init: Initializer = narrow,
     scale: Any = None,
     name: str = "prefix",
@@ -50,6 +51,9 @@ def prefix(
         select: Kernels of keys and of values, such as
             `lrk.matching(r"(key|value)/kernel$")`; called once, in `init`.
         axes: As for `lora`; a leaf with more axes gets `[*stack, length, *out]`.
+        columns: Width of the rows, where a kernel gives more than keys or values: two
+            thirds of the outputs of the one product of `lowrank.models.GPT2`, keys and
+            then values. None: the outputs.
         init: Initializer, called as `init(key, (length, m), float32)` for each stack
             index.
         scale: What the rows are multiplied by; None for 1. May be traced.
@@ -61,8 +65,8 @@ def prefix(
         float32: `rows`. Fixed: `scale`. The state's paths are those of the kernels.
 
     Raises:
-        TypeError: If `length` is not an int or `scale` no number.
-        ValueError: If `length < 1`; in `init`, if a selected leaf has no axes for
+        TypeError: If a size is not an int or `scale` no number.
+        ValueError: If a size is below 1; in `init`, if a selected leaf has no axes for
             inputs and outputs, does not stand in a dict, or has such a leaf beside it;
             in `apply`, if the state is of another tree.
 
@@ -77,8 +81,9 @@ def prefix(
     Notes:
         The positions of the tokens do not move: the authors' code for GPT-2, and PEFT,
         count the prefix as past positions. Keys and values have rows of their own in
-        every layer, as published. The model has to read the leaf: `lowrank.models.Bert`
-        does, and refuses leaves that it does not know.
+        every layer, as published. The model has to read the leaf: the transformers of
+        `lowrank.models` do, and refuse leaves that they do not know. Where they rotate
+        keys by their positions (`Llama`), a prefix is not rotated, as in PEFT.
 
     References:
         Li and Liang, Prefix-Tuning, 2021, arXiv:2101.00190: section 4.
@@ -98,6 +103,7 @@ def prefix(
         scale=scale,
         select=select,
         axes=axes,
+        columns=columns,
     )
 
 
@@ -108,6 +114,7 @@ def prefix_mlp(
     *,
     select: Select,
     axes: Mapping[Path, Axes] | None = None,
+    columns: int | None = None,
     init: Initializer = narrow,
     scale: Any = None,
     name: str = "prefix",
@@ -125,6 +132,7 @@ def prefix_mlp(
         hidden: Inner size of the network, at least 1.
         select: As for `prefix`.
         axes: As for `lora`.
+        columns: As for `prefix`.
         init: Initializer of `E`, called as `init(key, (length, width), float32)` for
             each stack index.
         scale: What the rows are multiplied by; None for 1. May be traced.
@@ -177,4 +185,5 @@ def prefix_mlp(
         scale=scale,
         select=select,
         axes=axes,
+        columns=columns,
     )

@@ -13,6 +13,7 @@ from lowrank._base import Operator, Path, Transform
 from lowrank._select import Select, is_matrix
 from lowrank.adapters._leafwise import (
     Arrays,
+    Reason,
     Rules,
     drawn,
     exceeds,
@@ -114,7 +115,7 @@ def randlora(
             "base_b": drawn(init, for_b, sizes.stack, (rank, number_of), (large,)),
         }
 
-    def fits(sizes: Axes) -> str:
+    def fits(sizes: Axes) -> Reason | None:
         return exceeds(rank, sizes)
 
     def draw(key: Array, sizes: Axes) -> tuple[Arrays, Arrays]:

@@ -10,7 +10,12 @@ import numpy as np
 from lowrank._axes import Axes
 from lowrank._base import Array, Operator, Path, Transform
 from lowrank._select import Select
-from lowrank.adapters._leafwise import Arrays, Rules, leafwise
+from lowrank.adapters._leafwise import (
+    Arrays,
+    Reason,
+    Rules,
+    leafwise,
+)
 from lowrank.adapters._lora import Initializer
 from lowrank.operators import RowDelta
 
@@ -59,11 +64,15 @@ def trainable_tokens(
     """
     rows = _rows(index)
 
-    def fits(sizes: Axes) -> str:
+    def fits(sizes: Axes) -> Reason | None:
         if sizes.stack or len(sizes.inputs) != 1:
-            return "needs one axis of tokens and no stack"
+            return Reason(
+                "needs one axis of tokens and no stack", "name one as inputs in axes="
+            )
         tokens = sizes.inputs[0]
-        return f"token {max(rows)} of {tokens}" if max(rows) >= tokens else ""
+        if max(rows) < tokens:
+            return None
+        return Reason(f"token {max(rows)} of {tokens}", "pass tokens below {}", tokens)
 
     def draw(key: Array, sizes: Axes) -> tuple[Arrays, Arrays]:
         d = init(key, (len(rows), int(np.prod(sizes.outputs))), jnp.float32)

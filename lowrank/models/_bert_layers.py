@@ -9,7 +9,7 @@ from jax.typing import DTypeLike
 
 from lowrank.models import _layers
 from lowrank.models._layers import attend, split_heads
-from lowrank.models._optional import Projection, Words, all_seen
+from lowrank.models._optional import all_seen, behind, in_front
 
 
 class Factory(_layers.Factory):
@@ -25,15 +25,8 @@ class Factory(_layers.Factory):
         super().__init__(config.initializer_range, dtype, param_dtype, rngs)
         self.config = config
 
-    def projection(self, n: int, m: int) -> Projection:
-        return Projection(n, m, kernel_init=self.normal, **self.kwargs)
-
     def embed(self, n: int) -> nnx.Embed:
         return self.embedding(n, self.config.hidden_size)
-
-    def words(self) -> Words:
-        sizes = self.config.vocab_size, self.config.hidden_size
-        return Words(*sizes, embedding_init=self.normal, **self.kwargs)
 
     def norm(self) -> nnx.LayerNorm:
         return self.layer_norm(self.config.hidden_size, self.config.layer_norm_eps)
@@ -46,13 +39,15 @@ class Embeddings(nnx.Module):
     """
 
     def __init__(self, make: Factory):
-        self.word_embeddings = make.words()
+        self.word_embeddings = make.words(
+            make.config.vocab_size, make.config.hidden_size
+        )
         self.position_embeddings = make.embed(make.config.max_position_embeddings)
         self.token_type_embeddings = make.embed(make.config.type_vocab_size)
         self.LayerNorm = make.norm()
 
     def __call__(self, ids: jax.Array, types: jax.Array) -> jax.Array:
-        words = self.word_embeddings(ids)
+        words = in_front(self.word_embeddings.prompt, self.word_embeddings(ids))
         length = words.shape[1]
         if length > ids.shape[1]:
             types = jnp.pad(types, ((0, 0), (length - ids.shape[1], 0)))
@@ -83,13 +78,7 @@ class SelfAttention(nnx.Module):
             split_heads(dense(hidden), self.heads)
             for dense in (self.query, self.key, self.value)
         )
-        if k.shape != v.shape:
-            length = hidden.shape[1]
-            raise ValueError(
-                f"Bert: the prefix of the keys has {k.shape[1] - length} rows, that of "
-                f"the values {v.shape[1] - length}: expected as many. Give both one "
-                "length."
-            )
+        k, v = behind(self.key.prefix, self.value.prefix, k, v)
         mask = all_seen(mask, k.shape[1])
         return attend(q, k, v, None if mask is None else mask[:, None, :])
 

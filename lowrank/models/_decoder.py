@@ -9,6 +9,7 @@ from flax import nnx
 from jax.typing import ArrayLike
 
 from lowrank.models._layers import Factory, KeyValue, check_ids, run
+from lowrank.models._optional import Rows, Words, all_seen, count, in_front
 
 # A layer's keys and values each, or one whose leading axis is the layers'.
 Cache = tuple[KeyValue, ...] | KeyValue
@@ -32,7 +33,7 @@ class Decoder(nnx.Module):
     """A causal language model: logits of the next token at every token.
 
     A subclass sets `config` (with `longest`), `dtype` and `remat`, and gives
-    `blocks`, `embed`, `place`, `head` and `key_value_shape`.
+    `blocks`, `words`, `embed`, `place`, `head` and `key_value_shape`.
     """
 
     config: Any
@@ -44,8 +45,13 @@ class Decoder(nnx.Module):
         """The layers: a list, or one module whose leaves are stacked."""
         raise NotImplementedError
 
-    def embed(self, ids: jax.Array, positions: jax.Array) -> jax.Array:
-        """Hidden states before the first layer."""
+    @property
+    def words(self) -> Words:
+        """The word embeddings, which a tree may put a prompt beside."""
+        raise NotImplementedError
+
+    def embed(self, words: jax.Array, positions: jax.Array) -> jax.Array:
+        """Hidden states before the first layer, of word embeddings."""
         raise NotImplementedError
 
     def place(self, positions: jax.Array, mask: jax.Array) -> Place:
@@ -82,19 +88,22 @@ class Decoder(nnx.Module):
             None if x is None else jnp.asarray(x) for x in (attention_mask, segment_ids)
         )
         who = type(self).__name__
-        longest = self.config.longest
-        check_ids(who, ids, longest, attention_mask=mask, segment_ids=segments)
-        positions = jnp.broadcast_to(jnp.arange(ids.shape[1])[None], ids.shape)
-        seen = _causal(positions, ids.shape[1])
+        rows, longest = count(self.words.prompt), self.config.longest
+        check_ids(who, ids, longest, rows, attention_mask=mask, segment_ids=segments)
+        length = rows + ids.shape[1]
+        positions = _positions(ids.shape[0], length)
+        seen = _causal(positions, length)
         if segments is not None:
-            starts = _starts(segments)
-            seen = seen & (starts[:, :, None] == starts[:, None, :])
+            starts, alike = _apart(segments, rows)
+            seen = seen & alike
             positions = positions - starts
+        mask = all_seen(mask, length)
         if mask is not None:
             seen = seen & (mask != 0)[:, None, :]
-        hidden = self.embed(ids, positions)
+        words = in_front(self.words.prompt, self.words(ids))
+        hidden = self.embed(words, positions)
         hidden, _ = self._run(hidden, self.place(positions, seen), None)
-        return self.head(hidden)
+        return self.head(hidden[:, rows:] if rows else hidden)
 
     def empty_cache(self, batch: int, slots: int) -> Cache:
         """Room for the keys and values of `slots` tokens in each of `batch` rows."""
@@ -109,16 +118,34 @@ class Decoder(nnx.Module):
         return zeros(layers)
 
     def extend(
-        self, ids: jax.Array, positions: jax.Array, cache: Cache
+        self,
+        ids: jax.Array,
+        positions: jax.Array,
+        cache: Cache,
+        prompt: Rows | None = None,
     ) -> tuple[jax.Array, Cache]:
         """Hidden states `[batch, length, width]` of new tokens, and the fuller cache.
 
         A token at position `p` fills slot `p` and sees the slots up to `p`: all of
-        them must have been filled, by this call or by earlier ones.
+        them must have been filled, by this call or by earlier ones. The rows of a
+        prompt go before the tokens, and have positions and states too.
         """
         one = cache if isinstance(cache, KeyValue) else cache[0]
         place = self.place(positions, _causal(positions, one.key.shape[-3]))
-        return self._run(self.embed(ids, positions), place, cache)
+        words = in_front(prompt, self.words(ids))
+        return self._run(self.embed(words, positions), place, cache)
+
+    def start(self, ids: jax.Array, room: int) -> tuple[jax.Array, Cache]:
+        """Hidden states of the first tokens, and a cache with room for more.
+
+        Slots and positions begin with those of a prompt, if there is one.
+        """
+        rows, batch = count(self.words.prompt), ids.shape[0]
+        length = rows + ids.shape[1]
+        cache = self.empty_cache(batch, length + room)
+        positions = _positions(batch, length)
+        hidden, cache = self.extend(ids, positions, cache, self.words.prompt)
+        return hidden[:, rows:] if rows else hidden, cache
 
     def _run(
         self, hidden: jax.Array, place: Place, cache: Cache | None
@@ -169,12 +196,28 @@ def project(hidden: jax.Array, kernel: jax.Array, dtype: Any) -> jax.Array:
     return jnp.matmul(hidden, kernel, preferred_element_type=wide)
 
 
+def _positions(batch: int, length: int) -> jax.Array:
+    """Positions from 0 on, `[batch, length]`."""
+    return jnp.broadcast_to(jnp.arange(length)[None], (batch, length))
+
+
 def _starts(segments: jax.Array) -> jax.Array:
     """Where the run of equal numbers that each entry belongs to begins."""
     slots = jnp.broadcast_to(jnp.arange(segments.shape[1])[None], segments.shape)
     new = segments[:, 1:] != segments[:, :-1]
     first = jnp.where(new, slots[:, 1:], 0)
     return jax.lax.cummax(jnp.concatenate([slots[:, :1], first], axis=1), axis=1)
+
+
+def _apart(segments: jax.Array, rows: int) -> tuple[jax.Array, jax.Array]:
+    """Starts of the texts, and what is of one text; all see a prompt of `rows`."""
+    starts = _starts(segments)
+    if rows:
+        starts = jnp.pad(starts, ((0, 0), (rows, 0)))
+    alike = starts[:, :, None] == starts[:, None, :]
+    if rows:
+        alike = alike | (jnp.arange(starts.shape[1]) < rows)[None, None]
+    return starts, alike
 
 
 def _causal(positions: jax.Array, slots: int) -> jax.Array:

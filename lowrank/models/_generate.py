@@ -13,6 +13,7 @@ from jax.typing import ArrayLike
 from lowrank import _compat
 from lowrank.models._decoder import Decoder
 from lowrank.models._layers import check_ids
+from lowrank.models._optional import count
 
 
 class Generated(NamedTuple):
@@ -81,6 +82,9 @@ def generate(
         (1, 2)
 
     Notes:
+        Prefixes and soft prompts are read as in the model's call; a soft prompt takes
+        positions of the longest input.
+
         With adapters: `apply, params = functional(model, partial(generate, length=9))`
         and then `lrk.lift(apply)(adapted, ids, mask)`. For many tokens
         materialize first: then a pass has one product for each weight.
@@ -90,8 +94,9 @@ def generate(
     """
     ids = jnp.asarray(token_ids)
     mask = jnp.ones_like(ids) if attention_mask is None else jnp.asarray(attention_mask)
-    check_ids("generate", ids, model.config.longest, attention_mask=mask)
-    _check(ids, mask, length, model.config.longest, temperature, key)
+    rows = count(model.words.prompt)
+    check_ids("generate", ids, model.config.longest, rows, attention_mask=mask)
+    _check(ids, mask, length, model.config.longest - rows, temperature, key)
     graphdef, params = nnx.split(model)
     return _generate(
         graphdef,
@@ -119,12 +124,11 @@ def _generate(
 ) -> Generated:
     """Run the prompt, then a loop over single tokens."""
     model = nnx.merge(graphdef, params)
-    batch, prompt = ids.shape
+    batch, rows = ids.shape[0], count(model.words.prompt)
     sizes = jnp.sum((mask != 0).astype(jnp.int32), axis=1)
-    cache = model.empty_cache(batch, prompt + length)
-    positions = jnp.broadcast_to(jnp.arange(prompt)[None], ids.shape)
-    hidden, cache = model.extend(ids, positions, cache)
+    hidden, cache = model.start(ids, length)
     hidden = hidden[jnp.arange(batch), sizes - 1]
+    past = rows + sizes if rows else sizes
 
     def choose(hidden: jax.Array, step: jax.Array | int) -> jax.Array:
         logits = model.head(hidden)
@@ -143,7 +147,7 @@ def _generate(
     def add(carry: tuple[Any, ...]) -> tuple[Any, ...]:
         step, token, done, cache, out = carry
         # Token `step - 1` is known and goes into the cache; it gives the next.
-        positions = (sizes + step - 1)[:, None]
+        positions = (past + step - 1)[:, None]
         hidden, cache = model.extend(token[:, None], positions, cache)
         new = jnp.where(done, token, choose(hidden[:, 0], step))
         ids = out.ids.at[:, step].set(new)

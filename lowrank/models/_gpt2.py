@@ -11,6 +11,7 @@ from jax.typing import DTypeLike
 from lowrank.models._config import check_sizes
 from lowrank.models._decoder import Decoder, Place, make_blocks, project
 from lowrank.models._layers import Factory, KeyValue, attend, split_heads
+from lowrank.models._optional import Words, all_seen, behind
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +66,7 @@ class FusedAttention(nnx.Module):
 
     def __init__(self, config: GPT2Config, make: Factory, std: float):
         self.heads = config.n_head
-        self.c_attn = make.dense(config.n_embd, 3 * config.n_embd)
+        self.c_attn = make.projection(config.n_embd, 3 * config.n_embd)
         self.c_proj = make.dense(config.n_embd, config.n_embd, std=std)
 
     def __call__(
@@ -76,7 +77,22 @@ class FusedAttention(nnx.Module):
         if cache is not None:
             cache = cache.write(place.positions, k, v)
             k, v = cache
-        return self.c_proj(attend(q, k, v, place.mask)), cache
+        k, v = behind(*self.prefixes(hidden.shape[-1]), k, v)
+        mask = all_seen(place.mask, k.shape[1])
+        return self.c_proj(attend(q, k, v, mask)), cache
+
+    def prefixes(self, width: int) -> tuple[jax.Array, jax.Array] | tuple[None, None]:
+        """Keys and values `[p, width]` of a prefix, which has them side by side."""
+        if self.c_attn.prefix is None:
+            return None, None
+        rows = self.c_attn.prefix.get_value()
+        if rows.shape[-1] != 2 * width:
+            raise ValueError(
+                f"GPT2: wrong prefix beside c_attn/kernel: expected {2 * width} "
+                f"columns, keys and then values, got {rows.shape[-1]}. Pass "
+                f"columns={2 * width} to lrk.prefix."
+            )
+        return rows[:, :width], rows[:, width:]
 
 
 class MLP(nnx.Module):
@@ -121,6 +137,11 @@ class GPT2(Decoder):
     Paths are those of the public checkpoints with `/` for `.` and `kernel`, `scale`,
     `embedding` for `weight`, without a leading `transformer`: `wte/embedding`,
     `h/0/attn/c_attn/kernel`, ...
+
+    A parameter tree may hold further leaves. `wte/prompt: [p, width]` stands in front
+    of the words at the first `p` positions; its own logits are left out. `prefix:
+    [p, 2 width]` beside `c_attn/kernel` is keys and then values of further positions
+    that all tokens of that layer see; the tokens keep their positions.
 
     Args:
         config: Sizes.
@@ -174,7 +195,7 @@ class GPT2(Decoder):
         self.config = config
         self.dtype = jnp.dtype(dtype)
         self.remat = remat
-        self.wte = make.embedding(config.vocab_size, config.n_embd)
+        self.wte = make.words(config.vocab_size, config.n_embd)
         self.wpe = make.embedding(config.n_positions, config.n_embd)
         self.h = make_blocks(partial(Block, config), make, config.n_layer, scan)
         self.ln_f = make.layer_norm(config.n_embd, config.layer_norm_epsilon)
@@ -190,9 +211,14 @@ class GPT2(Decoder):
         config = self.config
         return config.n_layer, config.n_head, config.n_embd // config.n_head
 
-    def embed(self, ids: jax.Array, positions: jax.Array) -> jax.Array:
+    @property
+    def words(self) -> Words:
+        """The word embeddings."""
+        return self.wte
+
+    def embed(self, words: jax.Array, positions: jax.Array) -> jax.Array:
         """Word and position embeddings."""
-        return self.wte(ids) + self.wpe(positions)
+        return words + self.wpe(positions)
 
     def head(self, hidden: jax.Array) -> jax.Array:
         """Logits of hidden states after the last layer."""

@@ -8,6 +8,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
+from lowrank.models._optional import Projection, Words
+
 
 class Factory:
     """Makes the leaf modules of one model: normal weights, biases 0, scales 1."""
@@ -37,6 +39,12 @@ class Factory:
     ) -> nnx.Linear:
         init = self.normal if std is None else jax.nn.initializers.normal(std)
         return nnx.Linear(n, m, use_bias=bias, kernel_init=init, **self.kwargs)
+
+    def projection(self, n: int, m: int, bias: bool = True) -> Projection:
+        return Projection(n, m, use_bias=bias, kernel_init=self.normal, **self.kwargs)
+
+    def words(self, n: int, width: int) -> Words:
+        return Words(n, width, embedding_init=self.normal, **self.kwargs)
 
     def embedding(self, n: int, width: int) -> nnx.Embed:
         return nnx.Embed(n, width, embedding_init=self.normal, **self.kwargs)

@@ -10,6 +10,7 @@ from jax.typing import DTypeLike
 from lowrank.models._decoder import Decoder, Place, make_blocks, project
 from lowrank.models._layers import Factory, KeyValue, attend, split_heads
 from lowrank.models._llama_config import LlamaConfig
+from lowrank.models._optional import Words, all_seen, behind
 from lowrank.models._rope import angles, frequencies, rotate
 
 
@@ -22,8 +23,8 @@ class SelfAttention(nnx.Module):
         self.groups = config.key_value_heads
         bias = config.attention_bias
         self.q_proj = make.dense(width, self.heads * size, bias)
-        self.k_proj = make.dense(width, self.groups * size, bias)
-        self.v_proj = make.dense(width, self.groups * size, bias)
+        self.k_proj = make.projection(width, self.groups * size, bias)
+        self.v_proj = make.projection(width, self.groups * size, bias)
         self.o_proj = make.dense(self.heads * size, width, config.attention_output_bias)
 
     def __call__(
@@ -37,7 +38,9 @@ class SelfAttention(nnx.Module):
         if cache is not None:
             cache = cache.write(place.positions, k, v)
             k, v = cache
-        return self.o_proj(attend(q, k, v, place.mask)), cache
+        k, v = behind(self.k_proj.prefix, self.v_proj.prefix, k, v)
+        mask = all_seen(place.mask, k.shape[1])
+        return self.o_proj(attend(q, k, v, mask)), cache
 
 
 class GatedMLP(nnx.Module):
@@ -77,7 +80,7 @@ class Trunk(nnx.Module):
     """Embeddings, layers and the last norm, under the checkpoints' names."""
 
     def __init__(self, config: LlamaConfig, make: Factory, scan: bool):
-        self.embed_tokens = make.embedding(config.vocab_size, config.hidden_size)
+        self.embed_tokens = make.words(config.vocab_size, config.hidden_size)
         self.layers = make_blocks(
             partial(Block, config), make, config.num_hidden_layers, scan
         )
@@ -97,6 +100,12 @@ class Llama(Decoder):
     `kernel`, `scale`, `embedding` for `weight`: `model/embed_tokens/embedding`,
     `model/layers/0/self_attn/q_proj/kernel`, ... SmolLM2 is such a model, and Qwen2
     with `attention_bias` alone.
+
+    A parameter tree may hold further leaves. `model/embed_tokens/prompt: [p, width]`
+    stands in front of the words at the first `p` positions; its own logits are left
+    out. `prefix` beside `k_proj/kernel` and `v_proj/kernel` is keys, which are not
+    rotated, and values of further positions that all tokens of that layer see; the
+    tokens keep their positions.
 
     Args:
         config: Sizes.
@@ -168,10 +177,15 @@ class Llama(Decoder):
         config = self.config
         return config.num_hidden_layers, config.key_value_heads, config.head_size
 
-    def embed(self, ids: jax.Array, positions: jax.Array) -> jax.Array:
+    @property
+    def words(self) -> Words:
+        """The word embeddings."""
+        return self.model.embed_tokens
+
+    def embed(self, words: jax.Array, positions: jax.Array) -> jax.Array:
         """Word embeddings; the positions enter by rotation."""
         del positions
-        return self.model.embed_tokens(ids)
+        return words
 
     def place(self, positions: jax.Array, mask: jax.Array) -> Place:
         """Positions, mask, and the angles that go with the positions."""

@@ -5,6 +5,7 @@
 
 import dataclasses
 import functools
+import inspect
 import itertools
 import re
 from collections import defaultdict
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import pytest
 
 import lowrank as lrk
 from tests import network
@@ -46,8 +48,12 @@ def touched(row: Instance) -> int:
 def plain_rows() -> list[Instance]:
     """The rows of one transform each, and members of others; not the identity."""
     single = re.compile(r"(?!identity$)[^+|]+")
-    rows = [one for row in INSTANCES for one in (row, *row.members)]
-    return [row for row in rows if single.fullmatch(row.name)]
+    return [row for row in all_rows() if single.fullmatch(row.name)]
+
+
+def all_rows() -> list[Instance]:
+    """All rows, and members of others."""
+    return [one for row in INSTANCES for one in (row, *row.members)]
 
 
 @functools.cache
@@ -56,16 +62,16 @@ def methods() -> dict[str, Instance]:
     """By name, the row of each method that touches most leaves.
 
     A composed row, or a further one of a method, enters by its own name if it has a
-    part, or gives an operator, that no other row has.
+    part, or leaves an operator on top of a leaf, that no other row has.
     """
     rows: dict[str, list[Instance]] = defaultdict(list)
     for row in plain_rows():
         rows[method_of(row.name)].append(row)
     chosen = {name: max(own, key=touched) for name, own in rows.items()}
-    seen = set(chosen).union(*(operators(alone(row)) for row in chosen.values()))
-    for row in INSTANCES:
+    seen = set(chosen).union(*(outermost(alone(row)) for row in chosen.values()))
+    for row in all_rows():
         parts = set(map(method_of, re.split(r"[+|]", row.name))) - {"identity"}
-        if new := (parts | operators(alone(row))) - seen:
+        if new := (parts | outermost(alone(row))) - seen:
             chosen[row.name] = row
             seen |= new
     return chosen
@@ -121,9 +127,9 @@ def kinds(tree: Any) -> frozenset[str]:
     return frozenset(filter(None, map(nesting, leaves(tree).values())))
 
 
-def operators(tree: Any) -> set[str]:
-    """The names of all operators in a tree, however deep."""
-    return {name for kind in kinds(tree) for name in re.findall(r"\w+", kind)}
+def outermost(tree: Any) -> set[str]:
+    """The names of the operators that stand in a tree, whatever they stand on."""
+    return {kind.split("(")[0] for kind in kinds(tree)}
 
 
 def leaves(tree: Any) -> dict[str, Any]:
@@ -211,6 +217,47 @@ def shortened(message: str) -> str:
     return re.sub(rf"({place}{tail})(?:[;,] {place}{tail})+", r"\1, ...", message)
 
 
+# --- the public calls behind the rows ------------------------------------------------
+
+
+def calls() -> dict[str, str]:
+    """By method, the public call of its row, found by making the row once more."""
+    texts: dict[int, str] = {}
+    kept = []  # so that no other object gets an id that is in `texts`
+
+    def shown(arg: Any) -> str:
+        if isinstance(arg, lrk.rram.Device):
+            plain = lrk.rram.Device()
+            own = [f.name for f in dataclasses.fields(arg)]
+            own = [n for n in own if getattr(arg, n) != getattr(plain, n)]
+            return f"lrk.rram.Device({'=..., '.join(own)}=...)"
+        return repr(arg) if isinstance(arg, (int, float)) else texts.get(id(arg), "...")
+
+    def recorded(path: str, call: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(call)
+        def run(*args: Any, **options: Any) -> Any:
+            made = call(*args, **options)
+            named = [(n, x) for n, x in options.items() if n not in ("select", "axes")]
+            parts = [*map(shown, args), *(f"{n}={shown(x)}" for n, x in named)]
+            parts = [part for part in parts if not part.endswith("...")]
+            rest = ["..."] if len(parts) < len(args) + len(options) else []
+            kept.append(made)
+            texts[id(made)] = f"{path}({', '.join(parts + rest)})"
+            return made
+
+        return run
+
+    with pytest.MonkeyPatch.context() as patch:
+        for family in FAMILIES:
+            front = family.__name__.replace("lowrank", "lrk")
+            for name in family.__all__:
+                public = getattr(family, name)
+                if inspect.isfunction(public):
+                    patch.setattr(family, name, recorded(f"{front}.{name}", public))
+        made = {name: row.build() for name, row in methods().items()}
+    return {name: texts.get(id(tx), f"lrk.{name}") for name, tx in made.items()}
+
+
 # --- the page ------------------------------------------------------------------------
 
 
@@ -259,6 +306,9 @@ def table() -> str:
         own = sorted(kinds(alone(methods()[group[0]])))
         shown = ", ".join(f"`{kind}`" for kind in own) or "plain arrays"
         lines.append(f"| {label(group, [group])} | {shown} |")
+    lines += ["", "The calls behind the names; `...` stands for arrays, selections and"]
+    lines += ["axes:", "", "| transform | call |", "|---|---|"]
+    lines += [f"| `{name}` | `{call}` |" for name, call in calls().items()]
     return "\n".join(lines)
 
 

@@ -164,14 +164,26 @@ def test_lora_agrees_with_peft_in_groups():
 
 def test_names_every_leaf_that_does_not_fit():
     params = {"w": jnp.ones((3, 2, 4, 4)), "w1": jnp.ones((3, 4, 4)), "v": jnp.ones(2)}
-    message = r"loralib_conv: cannot adapt 'w' of .* square kernel HWIO; 'w1' of"
+    message = (
+        r"loralib_conv: cannot adapt 'w' of .* square kernel HWIO; 'w1' of .*\. Use "
+        r"lora with axes= for other forms, or leave these out with select=\."
+    )
     with pytest.raises(ValueError, match=message):
         lrk.loralib_conv(1, select=SELECT).init(KEY, params)
     with pytest.raises(ValueError, match=r"locon_tucker: .*'w1' of .*rank 5 exceeds 4"):
         lrk.locon_tucker(5, select=lrk.matching("w1")).init(KEY, params)
+    grey = {"k": jnp.ones((3, 3, 1, 4)), "l": jnp.ones((3, 3, 2, 2))}
+    message = (
+        r"locon_tucker: cannot adapt 'k' of .*rank 3 exceeds 1; 'l' of .*exceeds 2\. "
+        r"Lower the rank to 1, or leave these out with select=\."
+    )
+    with pytest.raises(ValueError, match=message):
+        lrk.locon_tucker(3, select=lrk.matching("k|l")).init(KEY, grey)
     order = {"w": jnp.ones((3, 2, 2), jnp.int32)}
-    with pytest.raises(ValueError, match="'w' of shape .*: not floating"):
+    with pytest.raises(
+        ValueError, match=r"'w' of .*: not floating\. Leave these out with"
+    ):
         lrk.locon_tucker(1, select=SELECT).init(KEY, order)
     axes = {"w": lrk.Axes((), (0,), (1, 2, 3))}
-    with pytest.raises(ValueError, match="needs places, inputs and one axis of out"):
+    with pytest.raises(ValueError, match=r"one axis of outputs\. Name them in axes="):
         lrk.locon_tucker(1, select=lrk.matching("w$"), axes=axes).init(KEY, params)

@@ -53,5 +53,8 @@ def test_each_layer_of_a_stack_has_frequencies_of_its_own():
 def test_refuses_more_coefficients_than_entries():
     with pytest.raises(ValueError, match="fourierft: count must be at least 1, got 0"):
         lrk.fourierft(0)
-    with pytest.raises(ValueError, match=r"fourierft: .*count 31 exceeds 30"):
+    with pytest.raises(
+        ValueError,
+        match=r"fourierft: .*count 31 exceeds 30\. Lower the count to 30, or",
+    ):
         lrk.fourierft(31).init(KEY, {"w": jnp.ones((6, 5))})

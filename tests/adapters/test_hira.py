@@ -44,7 +44,10 @@ def test_behind_lora_it_is_in_proportion_to_the_sum():
 
 def test_refuses_a_leaf_that_has_no_dense_form():
     params = {"w": jnp.ones((6, 5))}
-    message = r"hira: cannot adapt 'w' of shape \(6, 5\): Routed has no dense form"
+    message = (
+        r"hira: cannot adapt 'w' of shape \(6, 5\): Routed has no dense form\. Put "
+        r"hira before what acts inside the product, or leave these out with select=\."
+    )
     routed = lrk.hydra(2, 2).apply(params, lrk.hydra(2, 2).init(KEY, params))
     with pytest.raises(ValueError, match=message):
         lrk.hira(2).init(KEY, routed)

@@ -5,6 +5,7 @@ meet at a weight, and for a sample.
 """
 
 import functools
+import re
 import zlib
 
 import jax
@@ -120,11 +121,15 @@ def test_every_class_is_met_on_both_sides():
     of_all = {kind for name in pairs.methods() for kind in classes(name).values()}
     everywhere = {"LowRank", "Factored", "Bottleneck", "Routed", "Gated"}
     assert everywhere < of_all
+    # A mesh puts that one there, no transform.
+    public = [getattr(operators, name) for name in operators.__all__]
+    known = {cls.__name__ for cls in public if issubclass(cls, lrk.Operator)}
+    assert of_all == known - {"Gathered"}
     for kind in everywhere:
         assert {one for one, two in met if two == kind} == of_all
-        # A row's magnitude or codes need a weight that can be formed.
+        # Lengths, codes and cells need a weight that can be formed.
         above = {two for one, two in met if one == kind}
-        assert of_all - above <= {"Magnitude", "Quantized"}
+        assert of_all - above <= {"Magnitude", "Quantized", "Crossbar", "Rewired"}
 
 
 def test_a_chain_refuses_with_the_message_of_the_page():
@@ -135,6 +140,16 @@ def test_a_chain_refuses_with_the_message_of_the_page():
         with pytest.raises((TypeError, ValueError)) as caught:
             pairs.outputs(pairs.adapted(tx, pairs.shapes()))
         assert pairs.shortened(str(caught.value)) == reason
+
+
+def test_the_calls_are_public():
+    shown = pairs.calls()
+    assert shown["fact_tt"] == "lrk.fact_tt(2, ...)"
+    assert shown["over"].startswith("lrk.subspace.over(lrk.chain(lrk.lori(2, ...), ")
+    assert shown["lora+factors"].startswith("lrk.chain(lrk.lora(2), lrk.rram.factors(")
+    for text in shown.values():
+        for path in re.findall(r"lrk[\w.]*\w", text):
+            functools.reduce(getattr, path.split(".")[1:], lrk)
 
 
 def test_a_refusal_that_is_not_ours_is_raised():

@@ -82,8 +82,8 @@ _ON_ALL: dict[str, Any] = {"select": KERNELS, "axes": STACKED}
 
 def _alone(method: str, /, *args: Any, **options: Any) -> Instance:
     """A member of a composed row by itself, on all kernels that it can act on."""
-    make = getattr(lrk, method.replace("-", "_"))
-    return Instance(method, lambda: make(*args, **options))
+    name = method.replace("-", "_")
+    return Instance(method, lambda: getattr(lrk, name)(*args, **options))
 
 
 def _eva() -> lrk.Transform:
@@ -270,7 +270,7 @@ INSTANCES = (
         alive=("a", "b", "layer", "type"),
     ),
     Instance(
-        "fact",
+        "fact-tt|fact-tk",
         _fact,
         rank=2,
         random=("a", "core", "p"),

@@ -19,6 +19,7 @@ _ROWS = {
     "layers/kernel": np.stack([np.roll(np.arange(WIDTH), i) for i in range(LAYERS)]),
 }
 _SIGNS = {"second/kernel": np.where(np.arange(WIDTH) % 3, 1.0, -1.0)}
+_BOTH = _SIGNS | {"first/kernel": np.where(np.arange(WIDTH) % 5, -1.0, 1.0)}
 
 INSTANCES = (
     Instance(
@@ -59,6 +60,14 @@ INSTANCES = (
         # So narrow that draws and conversions cost more than products; XLA counts the
         # reciprocal of a converter's range for every value, though it is taken once.
         flops=3.1,
+        members=(
+            Instance(
+                "crossbar-analog",
+                lambda: lrk.rram.crossbar(
+                    _ANALOG, tile=16, select=KERNELS, axes=STACKED
+                ),
+            ),
+        ),
     ),
     Instance(
         "permute+unpermute",
@@ -71,7 +80,22 @@ INSTANCES = (
             Instance("unpermute", lambda: lrk.rram.unpermute(_ROWS, axes=STACKED)),
         ),
     ),
-    Instance("flip", lambda: lrk.rram.flip(_SIGNS, _SIGNS), identity_at_init=False),
+    Instance(
+        "flip",
+        lambda: lrk.rram.flip(_SIGNS, _SIGNS),
+        identity_at_init=False,
+        members=(
+            Instance(
+                "crossbar-analog+flip",
+                lambda: lrk.chain(
+                    lrk.rram.crossbar(
+                        _ANALOG, select=lrk.matching("^(first|second)/k")
+                    ),
+                    lrk.rram.flip(_BOTH, _BOTH),
+                ),
+            ),
+        ),
+    ),
     Instance(
         "lora+factors",
         lambda: lrk.chain(lrk.lora(2), lrk.rram.factors(_CHIP, select=lrk.is_matrix)),

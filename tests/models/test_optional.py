@@ -1,4 +1,4 @@
-"""Prompts and prefixes in the BERT encoder: PEFT's values, masks, refusals."""
+"""Prompts and prefixes in encoders: PEFT's values, masks, refusals."""
 
 from pathlib import Path
 
@@ -9,8 +9,17 @@ import pytest
 from flax import nnx
 
 import lowrank as lrk
-from lowrank.models import Bert, BertConfig, functional
+from lowrank.models import (
+    Bert,
+    BertConfig,
+    Roberta,
+    RobertaConfig,
+    ViT,
+    ViTConfig,
+    functional,
+)
 from lowrank.models._checkpoint import file_key
+from tests.network import numbers
 from tests.tolerances import assert_close
 
 CONFIG = BertConfig(
@@ -141,6 +150,82 @@ def test_refuses_what_the_model_does_not_read(apply, params):
     message = "the prefix of the keys has 2 rows, that of the values 0"
     with pytest.raises(ValueError, match=message):
         run(keys)
+
+
+def with_numbers(shapes):
+    """A tree of these shapes, with numbers that are not drawn."""
+    leaves, treedef = jax.tree.flatten(shapes)
+    drawn = [jnp.asarray(numbers(i, *x.shape)) for i, x in enumerate(leaves)]
+    return jax.tree.unflatten(treedef, drawn)
+
+
+SMALL = {
+    "hidden_size": 8,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 12,
+    "layer_norm_eps": 0.1,
+}
+
+
+def test_roberta_reads_a_prompt_of_words_as_these_words_beside_prefixes():
+    config = RobertaConfig(vocab_size=11, max_position_embeddings=9, **SMALL)
+    model = nnx.eval_shape(lambda: Roberta(config, rngs=nnx.Rngs(0)))
+    apply, shapes = functional(model)
+    tx = lrk.prefix(3, select=ATTENTION)
+    state = jax.eval_shape(tx.init, jax.random.key(0), shapes)
+    tree = with_numbers(jax.eval_shape(tx.apply, shapes, state))
+    words, pad = jnp.array([7, 3]), config.pad_token_id
+    ids = jnp.array([[4, 5, 6, 2], [8, 9, pad, pad]])
+    table = tree["embeddings"]["word_embeddings"]["embedding"]
+    prompted = lrk.prompt(2, select=WORDS).apply(
+        tree,
+        lrk.State(
+            {"embeddings/word_embeddings/embedding": {"rows": table[words]}},
+            {"embeddings/word_embeddings/embedding": {"scale": jnp.float32(1)}},
+        ),
+    )
+    longer = jnp.concatenate([jnp.broadcast_to(words, (2, 2)), ids], axis=1)
+
+    @jax.jit
+    def both(tree, prompted):
+        want = apply(tree, longer, longer != pad)[:, 2:]
+        return apply(prompted, ids, ids != pad), want
+
+    got, want = both(tree, prompted)
+    assert_close(got[ids != pad], want[ids != pad])
+
+
+def test_vit_attends_to_prefixes_as_the_equation_says():
+    config = ViTConfig(image_size=4, patch_size=2, **SMALL)
+    model = nnx.eval_shape(lambda: ViT(config, rngs=nnx.Rngs(0)))
+
+    def attention(model, hidden):
+        return model.encoder.layer[0].attention.attention(hidden, None)
+
+    apply, shapes = functional(model, attention)
+    tx = lrk.prefix(3, select=ATTENTION)
+    state = jax.eval_shape(tx.init, jax.random.key(0), shapes)
+    tree = with_numbers(jax.eval_shape(tx.apply, shapes, state))
+    hidden = jnp.asarray(numbers(90, 2, 5, 8))
+    layer = tree["encoder"]["layer"]["0"]["attention"]["attention"]
+    q, k, v = (_projected(layer[name], hidden) for name in ("query", "key", "value"))
+    want = []
+    for head in (slice(0, 4), slice(4, 8)):
+        scores = np.exp(q[..., head] @ np.swapaxes(k[..., head], 1, 2) / 2)
+        want.append(scores / scores.sum(-1, keepdims=True) @ v[..., head])
+    assert_close(apply(tree, hidden), np.concatenate(want, -1).astype("f4"))
+    plain = lrk.prompt(2, select=lrk.matching(r"cls_token$"))
+    with pytest.raises(ValueError, match=r"prompt: .*'embeddings/cls_token'"):
+        jax.eval_shape(plain.init, jax.random.key(0), shapes)
+
+
+def _projected(layer, hidden):
+    """`[P; x W + b]` in float64."""
+    own = {name: np.asarray(x, np.float64) for name, x in layer.items()}
+    y = np.asarray(hidden, np.float64) @ own["kernel"] + own["bias"]
+    rows = own.get("prefix", np.zeros((0, 8)))
+    return np.concatenate([np.broadcast_to(rows, (2, *rows.shape)), y], axis=1)
 
 
 class Scores(nnx.Module):

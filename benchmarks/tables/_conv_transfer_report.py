@@ -3,12 +3,15 @@
 import dataclasses
 from typing import Any
 
+import numpy as np
+
 from benchmarks.record import Records
 from benchmarks.report import Block, Heading, Table, Text
 from benchmarks.stats import Difference
 from benchmarks.study.scores import percent, right
 from benchmarks.tables import _lori_words as words
 from benchmarks.tables._conv_transfer_ways import WAYS
+from benchmarks.tables._conv_transfer_work import FEWEST
 from benchmarks.tables._lori_words import Claim, Hypothesis, Rights
 
 BASE = "probe"
@@ -17,17 +20,17 @@ SMALL = ("lora", "lora-all", "tucker", "dora", "loha", "lokr", "shira", "norms")
 
 def blocks(records: Records) -> list[Block]:
     """Returns the blocks of the report; complete even for no records."""
-    verdicts = words.hypotheses(
-        expected(records),
-        "Convolutional transfer: the hypotheses written down before the run.",
-    )
-    notes = [note.replace("over texts", "over images") for note in verdicts.notes]
-    return [
-        Heading("Adapters for a convolutional network"),
-        dataclasses.replace(verdicts, notes=notes),
-        _table(records),
-        Text(_budget(records)),
-    ]
+    found: list[Block] = [Heading("Adapters for a convolutional network")]
+    for shots in sorted({r.config["shots"] for r in records}) or [FEWEST]:
+        own = records.where(shots=shots)
+        verdicts = words.hypotheses(
+            expected(own),
+            f"{shots} images of a class: the hypotheses written down before the run.",
+        )
+        notes = [note.replace("over texts", "over images") for note in verdicts.notes]
+        found.append(dataclasses.replace(verdicts, notes=notes))
+        found += [_table(own, shots), Text(_budget(own))]
+    return found
 
 
 def rights(records: Records, name: str) -> Rights | None:
@@ -90,7 +93,7 @@ def _short(name: str) -> str:
     return "head alone" if name == BASE else WAYS[name].title
 
 
-def _table(records: Records) -> Table:
+def _table(records: Records, shots: int) -> Table:
     rows: list[list[Any]] = []
     sources: list[Any] = []
     base, lora = rights(records, BASE), rights(records, "lora")
@@ -98,14 +101,14 @@ def _table(records: Records) -> Table:
         own, found = records.where(way=name), rights(records, name)
         sources.append(list(own))
         if found is None:
-            rows.append([way.title, way.where, *[None] * 5])
+            rows.append([way.title, way.where, *[None] * 6])
             continue
         gaps = [
             words.NONE if name == other else words.written(words.difference(found, of))
             for other, of in ((BASE, base), ("lora", lora))
         ]
         metrics = own[0].metrics
-        rate = words.NONE if name == BASE else f"{metrics['rate']:g}"
+        rates = words.NONE if name == BASE else _rate(metrics)
         rows.append(
             [
                 way.title,
@@ -113,27 +116,44 @@ def _table(records: Records) -> Table:
                 metrics["trained"],
                 percent(found.pooled()),
                 *gaps,
-                rate,
+                _milliseconds(own),
+                rates,
             ]
         )
     columns = (
         "trained", "kernels", "numbers", "accuracy, %", "minus head alone",
-        "minus LoRA", "rate",
+        "minus LoRA", "ms a step", "rate",
     )  # fmt: skip
     return Table(
         columns,
         rows,
-        caption="Fashion-MNIST from few labelled images, by what is trained.",
+        caption=f"Fashion-MNIST from {shots} labelled images of a class, by what is "
+        "trained.",
         notes=[
             "Over all test images, with 95 % bootstrap intervals over images and "
             "seeds, each of which draws other labelled images; differences paired, in "
             "points. Numbers: of the adapter, the head left out. Three learning rates "
-            "for every way, chosen on validation images."
+            "for every way, chosen on validation images; a star marks an end of the "
+            "grid, where a better rate may lie outside. Time: processor time, the "
+            "median over runs."
         ],
-        align="llrlllr",
+        align="llrlllrr",
         digits=dict.fromkeys(columns, 1),
         sources=sources,
     )
+
+
+def _rate(metrics: Any) -> str:
+    best = int(np.argmax(metrics["rates_tried"]))
+    end = best in (0, len(metrics["rates_tried"]) - 1)
+    return f"{metrics['rate']:g}{'*' * end}"
+
+
+def _milliseconds(records: Records) -> Any:
+    """Of a step; the first runs did not measure it."""
+    known = [r.metrics.get("seconds_per_step") for r in records]
+    found = [x for x in known if x]
+    return 1e3 * float(np.median(found)) if found else words.NONE
 
 
 def _budget(records: Records) -> str:

@@ -1,6 +1,7 @@
 """Runs of the table of convolutional transfer: tuned, trained, scored."""
 
 import functools
+import time
 from typing import Any, NamedTuple
 
 import jax
@@ -16,6 +17,7 @@ from benchmarks.study.train import OPTIMIZER, batches, schedule
 from benchmarks.tables._conv_transfer_ways import WAYS, Sizes
 from benchmarks.tables._quickstart_probe import fit_probe
 
+FEWEST = 50  # images of a class, for which the table says how many steps
 Head = tuple[Any, Any]
 
 
@@ -27,24 +29,33 @@ class Run(NamedTuple):
         head: Kernel `[width, CLASSES]` and bias `[CLASSES]`.
         trained: How many numbers were trained, the head left out.
         losses: Loss of each step.
+        seconds: Processor time of a step, the first left out.
     """
 
     params: Any
     head: Head
     trained: int
     losses: np.ndarray
+    seconds: float
 
 
 class Work:
     """Everything that the rows share; nothing is loaded before it is asked for."""
 
-    def __init__(self, options: Any, session: Session) -> None:
-        """Takes the table's options and its session."""
-        self.options, self.session = options, session
+    def __init__(
+        self, options: Any, session: Session, shots: int, beside: "Work | None" = None
+    ) -> None:
+        """Takes the table's options, and what a work of other shots has loaded."""
+        self.options, self.session, self.shots = options, session, shots
+        self.steps = max(1, round(options.steps * shots / FEWEST))
+        self.tag = "" if shots == FEWEST else f"-n{shots}"
         self._few: dict[int, Images] = {}
         self._heads: dict[int, Head] = {}
         self._rates: dict[str, tuple[float, list[float]]] = {}
         self._programs: dict[str, tuple[lrk.Transform, Any, Any]] = {}
+        if beside is not None:
+            self.cut, self.whole, self.parts = beside.cut, beside.whole, beside.parts
+            self._above, self._programs = beside._above, beside._programs
 
     @functools.cached_property
     def cut(self) -> Any:
@@ -69,7 +80,7 @@ class Work:
     def train_images(self, seed: int) -> Images:
         """The few labelled images of a seed, at the cut."""
         if seed not in self._few:
-            own = few(self.whole.train, self.options.shots, seed)
+            own = few(self.whole.train, self.shots, seed)
             self._few[seed] = at_cut(self.cut, own)
         return self._few[seed]
 
@@ -103,11 +114,11 @@ class Work:
         if name not in self._rates:
             grid = getattr(self.options, f"{WAYS[name].grid}_rates")
             given = self.given(kind="rate", way=name)
-            found = self.session.load_arrays(f"rate-{name}", config=given)
+            found = self.session.load_arrays(f"rate-{name}{self.tag}", config=given)
             if found is None:
                 marks = [self._mark(name, rate) for rate in grid]
                 found = {"accuracy": np.array(marks)}
-                self.session.save_arrays(f"rate-{name}", found, config=given)
+                self.session.save_arrays(f"rate-{name}{self.tag}", found, config=given)
             tried = [float(x) for x in found["accuracy"]]
             self._rates[name] = (float(grid[int(np.argmax(tried))]), tried)
         return self._rates[name]
@@ -127,23 +138,25 @@ class Work:
         head = self.head(seed)
         make = WAYS[name].make
         if make is None:
-            return Run(None, head, 0, np.zeros(0))
+            return Run(None, head, 0, np.zeros(0), 0.0)
         o, known = self.options, self.train_images(seed)
         tx, init, step = self._program(name, make)
         state = init(jax.random.key(seed), self.cut.params)
         trained = lrk.count(state)[0]
-        order = batches(len(known.labels), o.steps, o.batch, seed)
+        order = batches(len(known.labels), self.steps, o.batch, seed)
         carry = ((state.trainable, head), OPTIMIZER.init((state.trainable, head)))
-        losses = []
-        for index, share in zip(order, schedule(o.steps), strict=True):
+        losses, begin = [], 0.0
+        for index, share in zip(order, schedule(self.steps), strict=True):
             batch = (known.hidden[index], known.labels[index])
             shares = np.float32(share * rate), np.float32(share * o.head_rate)
             carry, value = step(self.cut.params, state.fixed, carry, batch, shares)
-            losses.append(value)
+            losses.append(jax.block_until_ready(value))
+            begin = begin or time.process_time()  # after the step that compiles
+        seconds = (time.process_time() - begin) / max(1, self.steps - 1)
         (trainable, head), _ = carry
         state = state._replace(trainable=trainable)
         dense = lrk.materialize(tx.apply(self.cut.params, state))
-        return Run(dense, head, trained, np.asarray(losses))
+        return Run(dense, head, trained, np.asarray(losses), seconds)
 
     def _program(self, name: str, make: Any) -> tuple[lrk.Transform, Any, Any]:
         """A way's transform, its compiled init, and its compiled step."""
@@ -188,8 +201,9 @@ class Work:
         """What decides a result, but for the way and the seed."""
         o = self.options
         names = (
-            "blocks", "side", "shots", "steps", "batch", "valid", "rank", "large_rank",
+            "blocks", "side", "batch", "valid", "rank", "large_rank",
             "loha_rank", "lokr_rank", "sparse", "head_rate", "factors_rates",
             "direct_rates", "full_rates", "synthetic",
         )  # fmt: skip
-        return {name: getattr(o, name) for name in names} | more
+        own = {"shots": self.shots, "steps": self.steps}
+        return {name: getattr(o, name) for name in names} | own | more

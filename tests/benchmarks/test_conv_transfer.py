@@ -84,11 +84,12 @@ def test_sizes_of_the_ways_on_the_real_network():
 
 
 def test_a_run_trains_adapter_and_head(tmp_path):
-    work = Work(SMOKE, runner.Session("conv_transfer", tmp_path, smoke=True))
+    work = Work(SMOKE, runner.Session("conv_transfer", tmp_path, smoke=True), 3)
     start = work.head(0)
     found = work.run("norms", 0, 1e-2)
     kernel, _ = found.head
-    assert len(found.losses) == SMOKE.steps
+    assert len(found.losses) == work.steps == 2
+    assert found.seconds > 0
     assert found.trained == 208
     assert not np.allclose(kernel, start[0])
     own = found.params["blocks"]
@@ -104,7 +105,12 @@ def test_a_run_trains_adapter_and_head(tmp_path):
 def _record(name, right):
     labels = "1" * 20
     marks = {"labels": labels, "test": "1" * right + "0" * (20 - right)}
-    metrics = {"predictions": marks, "trained": 7, "rate": 0.01}
+    metrics = {
+        "predictions": marks,
+        "trained": 7,
+        "rate": 0.01,
+        "rates_tried": [0.5, 0.4],
+    }
     config = {"way": name, "synthetic": True, "side": 1, "shots": 1, "steps": 1}
     config |= {"batch": 1, "valid": 1, "test": 20, "blocks": 1}
     return Record(

@@ -1,0 +1,3 @@
+"""stub"""
+def blocks(records):
+    return []

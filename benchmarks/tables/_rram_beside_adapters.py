@@ -51,7 +51,12 @@ class Adapters:
         """What every row that rests on these says."""
         names = ("merged_rank", "density", "adapter_steps")
         own = {name: getattr(self.config, name) for name in names}
-        return {**self.base.shared(), "part": "merged", "tasks": list(plan.TASKS), **own}
+        return {
+            **self.base.shared(),
+            "part": "merged",
+            "tasks": list(plan.TASKS),
+            **own,
+        }
 
     def tree(self, base: Any, own: Adapter, *, head: bool = True) -> Any:
         """The adapter over some base; with its head, or with the base's."""

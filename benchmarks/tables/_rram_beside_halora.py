@@ -160,7 +160,9 @@ class Halora:
                     seconds=seconds,
                     seed=seed,
                 )
-            session.log(f"rram_beside: {point} seed {seed}, {seconds * len(ways):.0f} s")
+            session.log(
+                f"rram_beside: {point} seed {seed}, {seconds * len(ways):.0f} s"
+            )
 
     def rates(
         self, point: str, shared: dict[str, Any], factors: tuple[float, ...]

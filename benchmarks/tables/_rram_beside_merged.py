@@ -131,7 +131,9 @@ class Merged:
         grid = np.asarray(self.config.weights, np.float32)
         valid = {task: splits["valid"] for task, splits in self.base.tasks.items()}
         scores = np.asarray(self._tried(self.base.params, own, grid, valid))
-        return np.asarray([best(self.config.weights, one) for one in scores], np.float32)
+        return np.asarray(
+            [best(self.config.weights, one) for one in scores], np.float32
+        )
 
     def _places(
         self, own: dict[str, Adapter], weights: np.ndarray, fault: Fault
@@ -167,7 +169,9 @@ class Merged:
         weight = np.repeat(self._weights(method, tuning), len(grid))
         keys = chip_keys("merged-tuning", config.tuning_chips)
         rates = dict.fromkeys(HEALING, np.asarray(grid, np.float32))
-        found = self._heal(params, tried, weight, total, rates, keys, train, splits["valid"])
+        found = self._heal(
+            params, tried, weight, total, rates, keys, train, splits["valid"]
+        )
         trials = {
             way: np.mean([np.asarray(v).mean(axis=0) for v in tasks.values()], axis=0)
             for way, tasks in found.items()
@@ -176,7 +180,9 @@ class Merged:
         count = len(config.seeds)
         rates = {way: np.full(count, rate, np.float32) for way, rate in chosen.items()}
         keys = chip_keys("merged-scored", config.chips)
-        found = self._heal(params, own, weights, total, rates, keys, train, splits["test"])
+        found = self._heal(
+            params, own, weights, total, rates, keys, train, splits["test"]
+        )
         return jax.tree.map(np.asarray, found), {"rates": chosen, "trials": trials}
 
     # What is compiled: arrays are arguments, chips follow one another.
@@ -336,10 +342,10 @@ class Merged:
                     return (moved, memory), None
 
                 start = (first, adam.init(first))
-                (trained, _), _ = jax.lax.scan(
-                    step, start, (jnp.arange(steps), chosen)
+                (trained, _), _ = jax.lax.scan(step, start, (jnp.arange(steps), chosen))
+                healed = self.tx.apply(
+                    merged, lrk.State(trained["healed"], begin.fixed)
                 )
-                healed = self.tx.apply(merged, lrk.State(trained["healed"], begin.fixed))
                 again = {
                     task: own[task]._replace(kernel=kernel, bias=bias)
                     for task, (kernel, bias) in trained["heads"].items()

@@ -144,7 +144,9 @@ class Base:
         few = slice(self.config.valid)
         return {
             name: {
-                split: tuple(jnp.asarray(p[few] if split == "valid" else p) for p in own)
+                split: tuple(
+                    jnp.asarray(p[few] if split == "valid" else p) for p in own
+                )
                 for split, own in splits.items()
             }
             for name, splits in found.items()

@@ -5,7 +5,7 @@ Gaussian noise, in tiles of 64 x 64; a digital LoRA of rank 8 with digital biase
 it to Fashion-MNIST. The LoRA is trained on the clean base, on chips drawn anew every
 few steps, and on those with HaLoRA's penalty at three factors, of which 0.1 is the
 paper's. Each is tested at a half, one and two times the noise of its training, and
-without noise. The noise is relative to a tile's largest weight: the least of a grid
+without noise. The noise is relative to a tile's largest weight: the one of a grid
 whose double costs the LoRA of the clean base nearest to 10 points on validation, and
 the paper's 0.01 beside it.
 

@@ -15,20 +15,25 @@ from benchmarks.tables import _rram_beside_plan as plan
 from benchmarks.tables._rram_beside_plan import Base, best
 
 
+class Head(NamedTuple):
+    """The last layer of a task, whole."""
+
+    kernel: Any
+    bias: Any
+
+
 class Adapter(NamedTuple):
     """An adapter of the first layer with a head: arrays, or stacks of them.
 
     Attributes:
         a: `[in, r]`.
         b: `[r, out]`.
-        kernel: Of the head, whole.
-        bias: Of the head.
+        head: The head that was trained with it.
     """
 
     a: Any
     b: Any
-    kernel: Any
-    bias: Any
+    head: Head
 
 
 class Adapters:
@@ -63,9 +68,9 @@ class Adapters:
         fixed = self.tx.init(jax.random.key(0), self.base.params).fixed
         state = lrk.State({self.path: {"a": own.a, "b": own.b}}, fixed)
         found = self.tx.apply(base, state)
-        return self.headed(found, own) if head else found
+        return self.headed(found, own.head) if head else found
 
-    def headed(self, tree: Any, own: Adapter) -> Any:
+    def headed(self, tree: Any, own: Head) -> Any:
         """A tree with the head of a task."""
         found = plan.replaced(tree, f"{self.head}kernel", own.kernel)
         return plan.replaced(found, f"{self.head}bias", own.bias)
@@ -80,15 +85,18 @@ class Adapters:
             start = time.perf_counter()
             found = {name: {} for name in plan.METHODS}
             for task in plan.TASKS:
-                own = self._both(task, {m: (r[task],) for m, r in rates.items()}, seed)
+                own = self._all(task, {m: (r[task],) for m, r in rates.items()}, seed)
                 for name, stack in own.items():
                     one = jax.tree.map(lambda leaf: np.asarray(leaf[0]), stack)
-                    found[name][task] = one._asdict()
+                    head = one.head._asdict()
+                    found[name][task] = {"a": one.a, "b": one.b, "head": head}
             session.save_arrays(file, found, config=given)
             took = time.perf_counter() - start
             session.log(f"rram_beside: adapters of seed {seed}, {took:.0f} s")
-        own = found[method]
-        return {task: Adapter(**own[task]) for task in plan.TASKS}
+        return {
+            task: Adapter(own["a"], own["b"], Head(**own["head"]))
+            for task, own in found[method].items()
+        }
 
     def rates(self) -> dict[str, dict[str, float]]:
         """The rate of every method and task that is best on validation."""
@@ -100,7 +108,7 @@ class Adapters:
             trials: dict[str, dict[str, Any]] = {name: {} for name in plan.METHODS}
             for task in plan.TASKS:
                 tried = dict.fromkeys(plan.METHODS, grid)
-                for name, own in self._both(task, tried, plan.TUNING).items():
+                for name, own in self._all(task, tried, plan.TUNING).items():
                     valid = self.base.tasks[task]["valid"]
                     scores = self._score(self.base.params, own, valid)
                     trials[name][task] = np.asarray(scores)
@@ -117,7 +125,7 @@ class Adapters:
             )
         return dict(record.metrics["rates"])
 
-    def _both(
+    def _all(
         self, task: str, rates: Mapping[str, tuple[float, ...]], seed: int
     ) -> dict[str, Adapter]:
         """All methods on one task, at every rate of each: LoRI-S takes its mask last.
@@ -170,8 +178,8 @@ class Adapters:
         adam, steps = optax.scale_by_adam(), config.adapter_steps
         of_start, of_data = jax.random.split(key)
         own = self.tx.init(of_start, params).trainable[self.path]
-        head = [methods.leaf_at(params, f"{self.head}{n}") for n in ("kernel", "bias")]
-        start = Adapter(own["a"], own["b"], *head)
+        head = (methods.leaf_at(params, f"{self.head}{n}") for n in Head._fields)
+        start = Adapter(own["a"], own["b"], Head(*head))
         x, y = data
         chosen = jax.random.randint(of_data, (steps, config.batch), 0, len(y))
 

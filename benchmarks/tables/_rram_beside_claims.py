@@ -1,4 +1,4 @@
-"""The hypotheses on what stands beside a chip, and the scores that they are read off."""
+"""The hypotheses on what stands beside a chip, and what they are read off."""
 
 from typing import Any, NamedTuple
 

@@ -27,7 +27,7 @@ RATES = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
 TUNING = 1000  # the training seed of all choices; none of the scored ones
 SCORED = 1000  # images of one product
 
-Splits = dict[str, tuple[Any, Any]]
+Splits = dict[str, tuple[Any, ...]]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,8 +11,8 @@ from benchmarks.record import Record, Records
 from benchmarks.stats import bootstrap_interval
 from benchmarks.tables import _rram_beside_claims as claims
 from benchmarks.tables import _rram_beside_plan as plan
+from benchmarks.tables._rram_beside_chips import HEALING, PLACES
 from benchmarks.tables._rram_beside_claims import Scores
-from benchmarks.tables._rram_beside_merged import HEALING, PLACES
 
 END = " *"  # marks a rate at an end of its grid
 NONE = "–"
@@ -176,8 +176,9 @@ def _places(records: Records) -> Table:
         digits=1,
         sources=sources,
         notes=[
-            "With 95 % bootstrap intervals over training seeds and chips. Brought back: "
-            "of what the chip takes from the merged adapter beside it, mean over tasks."
+            "With 95 % bootstrap intervals over training seeds and chips. Brought "
+            "back: of what the chip takes from the merged adapter beside it, mean over "
+            "tasks."
         ],
     )
 

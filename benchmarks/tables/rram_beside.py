@@ -11,11 +11,11 @@ the paper's 0.01 beside it.
 
 Part `merged`: three tasks over the same base (Fashion-MNIST, MNIST turned by a quarter,
 MNIST), each with a digital head of its own and an adapter of rank 16 on fc1: LoRA,
-LoRI-D or LoRI-S, trained on the ideal base. They are merged by concatenation at a weight
-that validation chose. fc1 lies on chips with stuck cells, as many at low resistance as
-at high. The merged adapter stays digital beside the chip or is written into the weight;
-beside it either one further LoRA on fc1 is trained for each chip, on all tasks, or the
-heads are trained again.
+LoRI-D or LoRI-S, trained on the ideal base. They are merged by concatenation, at a
+weight that validation chose. fc1 lies on chips with stuck cells, as many at low
+resistance as at high. The merged adapter stays digital beside the chip or is written
+into the weight; beside it either one further LoRA on fc1 is trained for each chip, on
+all tasks, or the heads are trained again.
 
 Written down before the run, to be read off paired bootstrap intervals over training
 seeds and chips.
@@ -24,19 +24,19 @@ B1: at twice the noise, training on resampled chips is better than training on t
 base. B2: there HaLoRA's penalty at the paper's factor gains over resampling alone. Both
 at the noise that was chosen; the paper's own is shown beside.
 
-B3: under faults a merged adapter is better beside the chip than in the weight on it, for
-each method. B4: LoRI-S loses less by merging than LoRA, off the chip and on it (there
-against each adapter alone on the chip). B5: one healing adapter brings back at least
-90 % of what the chip took from the merged adapter, for every task and method. B6: it is
-no worse than training all heads again, by a margin of a point, though it has two thirds
-of their numbers.
+B3: under faults a merged adapter is better beside the chip than in the weight on it,
+for each method. B4: LoRI-S loses less by merging than LoRA, off the chip and on it
+(there against each adapter alone on the chip). B5: one healing adapter brings back at
+least 90 % of what the chip took from the merged adapter, for every task and method. B6:
+it is no worse than training all heads again, by a margin of a point, though it has two
+thirds of their numbers.
 
 Command: python -m benchmarks run rram_beside
 Paper: HaLoRA (arXiv:2502.19747) trains at noise 0.01, resampled every 400 steps, with
 factor 0.1, and tests at 0.005, 0.01 and 0.02, on language models: nothing to compare
 with digit by digit. No published number is known for merged adapters under faults.
 Cost: not measured yet
-Rows: 102
+Rows: 85
 """
 
 import dataclasses

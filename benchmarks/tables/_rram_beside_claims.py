@@ -39,10 +39,11 @@ def noise(records: Records, point: str, way: str, time: str) -> Scores | None:
 def place(records: Records, method: str, name: str, task: str = "") -> Scores | None:
     """Of a merge at a place: on a task, or the mean over tasks."""
     own = records.where(kind=KINDS.get(name, "places"), method=method)
-    tasks = [task] if task else list(plan.TASKS)
+    wanted = [f"{name}/{one}" for one in ([task] if task else plan.TASKS)]
     rows = {
-        r.seed: np.mean([r.series[f"{name}/{one}"] for one in tasks], axis=0)
+        r.seed: np.mean([r.series[one] for one in wanted], axis=0)
         for r in own
+        if all(one in r.series for one in wanted)
     }
     return _scores(rows)
 

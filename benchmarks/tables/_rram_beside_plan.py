@@ -58,7 +58,7 @@ class Options:
     """Steps that a chip lasts in training."""
     factors: tuple[float, ...] = (1e-3, 1e-2, 1e-1)
     """Factors of HaLoRA's penalty; the last is the paper's."""
-    sigmas: tuple[float, ...] = (0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3)
+    sigmas: tuple[float, ...] = (0.01, 0.03, 0.05, 0.07, 0.1, 0.12, 0.15, 0.2, 0.3)
     """Noises to choose from, relative to a tile's largest weight."""
     paper_sigma: float = 0.01
     """HaLoRA's own."""

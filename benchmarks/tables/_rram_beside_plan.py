@@ -72,7 +72,7 @@ class Options:
     """Rank of each."""
     density: float = 0.1
     """Share of B that LoRI-S keeps, by a mask from LoRI-D."""
-    adapter_steps: int = 1000
+    adapter_steps: int = 2000
     """Training steps of each."""
     weights: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)
     """Weights of the merge to choose from."""

@@ -1,5 +1,6 @@
 """Merged adapters under stuck cells: where they stand, and what heals them."""
 
+import functools
 import time
 from typing import Any
 
@@ -74,8 +75,9 @@ class Merged:
                 continue
             start = time.perf_counter()
             own, weights = self._stack(method, missing), self._weights(method, missing)
-            run = self._places if kind == "places" else self._healing
-            scores, told = run(method, own, weights, fault)
+            healing = functools.partial(self._healing, method)
+            run = self._places if kind == "places" else healing
+            scores, told = run(own, weights, fault)
             seconds = time.perf_counter() - start
             for number, seed in enumerate(missing):
                 metrics, series = _metrics(scores, number)
@@ -105,10 +107,9 @@ class Merged:
         )
 
     def _places(
-        self, method: str, own: Own, weights: np.ndarray, fault: Fault
+        self, own: Own, weights: np.ndarray, fault: Fault
     ) -> tuple[Scores, dict[str, Any]]:
         """Accuracies `[chips or 1, seeds]` by place and task."""
-        del method
         test = {task: splits["test"] for task, splits in self.base.tasks.items()}
         params, total = self.base.params, np.float32(fault.lrs + fault.hrs)
         off = self.chips.ideal(params, own, weights, test)

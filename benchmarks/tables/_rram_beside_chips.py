@@ -22,6 +22,8 @@ PLACES = {
     "digital": "merged, digital beside the chip",
     "heads": "so, heads trained again for each chip",
     "healed": "so, one LoRA trained for each chip",
+    "heads-clean": "heads trained again, chips without faults",
+    "healed-clean": "one LoRA trained, chips without faults",
 }
 HEALING = ("heads", "healed")
 

@@ -124,7 +124,10 @@ class Merged:
         weights: np.ndarray,
         fault: Fault,
     ) -> tuple[Scores, dict[str, Any]]:
-        """The same of the ways to heal, with the rates that validation chose."""
+        """The same of the ways to heal, with the rates that validation chose.
+
+        They also run on chips without faults: what they gain there is no healing.
+        """
         config, params = self.config, self.base.params
         grid, total = config.rates, np.float32(fault.lrs + fault.hrs)
         train = {task: splits["train"] for task, splits in self.base.tasks.items()}
@@ -149,7 +152,11 @@ class Merged:
         count = len(weights)
         rates = {way: np.full(count, rate, np.float32) for way, rate in chosen.items()}
         keys = chip_keys("merged-scored", config.chips)
-        found = self.chips.healed(params, own, weights, total, rates, keys, train, test)
+        found, clean = (
+            self.chips.healed(params, own, weights, stuck, rates, keys, train, test)
+            for stuck in (total, np.float32(0))
+        )
+        found |= {f"{way}-clean": scores for way, scores in clean.items()}
         return jax.tree.map(np.asarray, found), {"rates": chosen, "trials": trials}
 
 

@@ -175,9 +175,9 @@ def hypotheses(records: Records) -> Table:
             "over training seeds and chips (seeds alone where there is no chip), not "
             "corrected for their number; B3, B4, B6 and B7 are means over tasks. B4: "
             "how much more LoRA loses. B5: how far healing is above the accuracy at "
-            f"which {100 * ENOUGH:g} % of the loss is back. Supported: every interval that "
-            "the hypothesis speaks of bears it out. Contradicted: at least one speaks "
-            "against it. Not supported: neither. B6 and B7 are read with a margin of "
+            f"which {100 * ENOUGH:g} % of the loss is back. Supported: every interval "
+            "that the hypothesis speaks of bears it out. Contradicted: at least one "
+            "speaks against it. Not supported: neither. B6 and B7 are read with a margin of "
             f"{words.MARGIN:g} point. B7 was added after the pilot."
         ],
     )

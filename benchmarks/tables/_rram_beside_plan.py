@@ -92,11 +92,13 @@ class Options:
     def small(self) -> dict[str, Any]:
         """Values of a run of seconds."""
         return {
-            "seeds": (0, 1),
-            "chips": 2,
-            "tuning_chips": 2,
-            "valid": 50,
-            "rates": (3e-3, 3e-2),
+            "seeds": (0,),
+            "chips": 1,
+            "tuning_chips": 1,
+            "valid": 200,
+            "rates": (1e-2,),
+            "points": ("chosen",),
+            "methods": ("lori-s",),
             "batch": 16,
             "rank": 2,
             "steps": 6,

@@ -177,7 +177,8 @@ def hypotheses(records: Records) -> Table:
             "how much more LoRA loses. B5: how far healing is above the accuracy at "
             f"which {100 * ENOUGH:g} % of the loss is back. Supported: every interval "
             "that the hypothesis speaks of bears it out. Contradicted: at least one "
-            "speaks against it. Not supported: neither. B6 and B7 are read with a margin of "
+            "speaks against it. Not supported: neither. B6 and B7 are read with a "
+            "margin of "
             f"{words.MARGIN:g} point. B7 was added after the pilot."
         ],
     )

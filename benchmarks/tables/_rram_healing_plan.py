@@ -6,7 +6,7 @@ from typing import Any
 from benchmarks.chips.methods import GROUPS, Way, parse
 
 NETS = {"mlp": "MLP 784-512-10", "lenet": "LeNet-5"}
-PARTS = ("main", "clean", "labels", "dimension", "resampled", "merged")
+PARTS = ("main", "clean", "labels", "dimension", "resampled")
 POINTS = {"mlp": ("lrs", "hrs", "equal"), "lenet": ("lrs", "equal")}
 SHAPES = {
     "mlp": {"fc1": (784, 512), "fc2": (512, 10)},
@@ -102,7 +102,7 @@ class Options:
     wide_chips: int = 25
     """Chips of the MLP for random subspaces, whose every step forms all weights."""
     few_chips: int = 20
-    """Chips of held-out points, of few labels, of merges; 5 for a clean chip."""
+    """Chips of held-out points and of few labels; 5 for a clean chip."""
     tuning_chips: int = 4
     """Chips on which the learning rate is chosen; none of them is scored."""
     steps: int = 300

@@ -56,8 +56,8 @@ def blocks(records: Records) -> list[Block]:
     found.append(costs(records))
     found += [Heading("Labelled images", 3), _labels(records)]
     found += [Heading("A chip without faults", 3), _clean(records)]
-    found += [Heading("Resampled chips, and merged adapters", 3)]
-    return [*found, _resampled(records), _merged(records), Text(_reduced(records))]
+    found += [Heading("Resampled chips", 3)]
+    return [*found, _resampled(records), Text(_reduced(records))]
 
 
 def _points(records: Records) -> Table:
@@ -350,25 +350,6 @@ def _cells(record: Record) -> list[Any]:
     interval = tuple(bootstrap_interval(accuracy, resamples=2000))
     own = record.metrics
     return [len(accuracy), interval, 100 * own["low"], 100 * own["worst"]]
-
-
-def _merged(records: Records) -> Table:
-    """Two adapters, merged, under faults."""
-    rows: list[list[Any]] = []
-    for place, title in extras.PLACES.items():
-        row: list[Any] = [title]
-        for task in extras.TASKS:
-            own = records.where(kind="merged", place=place, task=task)
-            row.append(_spread(own[0]) if len(own) else None)
-        rows.append(row)
-    return Table(
-        ("place", *extras.TASKS.values()),
-        rows,
-        caption=f"Two LoRI-D adapters of rank {extras.MERGED_RANK} over one MLP, "
-        f"merged by concatenation at weight one, {TITLES['equal']}: accuracy in per "
-        "cent, mean over chips, 5th percentile in brackets.",
-        notes=["Trained on the ideal base; nothing is healed here."],
-    )
 
 
 def _reduced(records: Records) -> str:

@@ -30,7 +30,7 @@ that was so for LoRI-D; the grids were widened to six for every way after it.
 Command: python -m benchmarks run rram_healing
 Paper: none has this comparison; no published number stands here.
 Cost: 6 h on 1 core, in parts that run side by side
-Rows: 396
+Rows: 388
 """
 
 import dataclasses
@@ -80,8 +80,6 @@ def _beside(config: Config, work: Work) -> None:
             work.rows("labels", "equal", few, count)
     if "resampled" in config.parts:
         extras.resampled_rows(work, "equal")
-    if "merged" in config.parts:
-        extras.merged_rows(work, "equal")
 
 
 def report(records: Records) -> list[Block]:

@@ -11,7 +11,6 @@ from benchmarks.chips import nets
 from benchmarks.chips.methods import parse
 from benchmarks.record import Record, Records, read_folder
 from benchmarks.report import Figure, Report, Table, update_markdown
-from benchmarks.tables import _rram_healing_extras as extras
 from benchmarks.tables import _rram_healing_numbers as numbers
 from benchmarks.tables import _rram_healing_plan as plan
 from benchmarks.tables import _rram_healing_report as reporting
@@ -27,7 +26,7 @@ SMALL = dataclasses.replace(
     nets=("mlp",),
     points=("equal",),
     ways=("none", "svd-1", "head", "lora-1", "subspace-6"),
-    parts=("main", "clean", "labels", "resampled", "merged"),
+    parts=("main", "clean", "labels", "resampled"),
     chips=3,
     wide_chips=2,
     few_chips=2,
@@ -110,7 +109,7 @@ def test_rows_are_as_many_as_the_docstring_says():
         len(points) * len(plan.dimension_ways(net))
         for net, points in plan.HELD_OUT.items()
     )
-    total += 2 + len(extras.PLACES) * len(extras.TASKS)
+    total += 2  # resampled chips, with the penalty and without
     assert runner.find("rram_healing").rows == total
 
 
@@ -122,12 +121,6 @@ def session(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         net = tiny_net()
         patch.setattr(nets, "load", lambda *_, **__: net)
-        x, y = net.train
-        turned = ((x, (y + 1) % 4), (x, (y + 1) % 4))
-        same = ((x, y), (x, y))
-        tasks = {"fashion": same, "shifted": turned}
-        patch.setattr(extras, "_tasks", lambda *_: tasks)
-        patch.setattr(extras, "MERGED_RANK", 2)
         found = runner.Session("rram_healing", tmp_path_factory.mktemp("results"))
         rram_healing.run(SMALL, found)
         again = runner.Session("rram_healing", found.folder.parents[1])
@@ -160,9 +153,6 @@ def test_rows_say_what_they_are(session):
 def test_extras_are_rows(session):
     rows = {record.row: record for record in read_folder(session.folder)[0]}
     assert rows["resampled-mlp-equal-0.1"].config["factor"] == 0.1
-    single = rows["merged-mlp-equal-single-fashion"].series["accuracy"]
-    assert single == [1.0]  # the base knows this task
-    assert len(rows["merged-mlp-equal-on-chip-shifted"].series["accuracy"]) == 2
 
 
 def test_the_report_holds_what_was_run(session):

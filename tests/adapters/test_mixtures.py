@@ -28,22 +28,24 @@ def own_bias(path):
     return path.replace("kernel", "bias")
 
 
-def mam():
+def fixed(tx):
+    return tx
+
+
+def mam(gate=fixed):
     """A prefix for attention, a scaled parallel adapter for the feed-forward part."""
-    return lrk.chain(
-        lrk.prefix(2, select=ATTENTION),
-        lrk.parallel(4, scale=4.0, activation=jnp.tanh, select=FFN),
-    )
+    parallel = lrk.parallel(4, scale=4.0, activation=jnp.tanh, select=FFN)
+    return lrk.chain(lrk.prefix(2, select=ATTENTION), gate(parallel))
 
 
-def unipelt():
+def unipelt(gate=lrk.gated, scaled=lrk.learn_scale):
     """LoRA, prefix and serial adapter, with a gate each."""
     queries = lrk.matching(r"(query|value)/kernel$")
     serial = lrk.bottleneck(2, activation=jnp.tanh, bias=own_bias, select=FFN)
     return lrk.chain(
-        lrk.gated(lrk.lora(2, alpha=4, select=queries)),
-        lrk.learn_scale(lrk.prefix(2, select=ATTENTION)),
-        lrk.gated(serial),
+        gate(lrk.lora(2, alpha=4, select=queries)),
+        scaled(lrk.prefix(2, select=ATTENTION)),
+        gate(serial),
     )
 
 
@@ -58,10 +60,19 @@ def encoder():
     return apply, jax.tree.unflatten(treedef, new)
 
 
-@pytest.mark.parametrize("make", [mam, unipelt])
-def test_it_trains(make, encoder):
+MIXTURES = {
+    "mam": mam(),
+    "mam, gated": mam(lrk.gated),
+    "mam, learned scales": lrk.learn_scale(mam()),
+    "unipelt": unipelt(),
+    "unipelt, fixed scales": unipelt(fixed, fixed),
+}
+
+
+@pytest.mark.parametrize("name", MIXTURES)
+def test_it_trains(name, encoder):
     apply, params = encoder
-    tx = make()
+    tx = MIXTURES[name]
     start = filled(tx, params)
 
     def loss(trainable):

@@ -11,7 +11,7 @@ over memory, as it is written elsewhere; both must move the weights alike before
 anything is timed. The dense projection runs at d = 100, since at the others' d its
 matrix would fill 4 GB.
 
-The other row times `P z` and `P^T g` alone at powers of two from D = 65,536 to 8.4
+The other row times `P z` and `P^T g` alone at powers of two from D = 65,536 to 16.8
 million, where padding takes no part: what grows as D log D takes little more than a
 constant time for each entry.
 
@@ -47,7 +47,7 @@ class Config:
     """Rounds in each process."""
     processes: int = 3
     """Fresh processes; the rounds of all of them count."""
-    bits: tuple[int, ...] = (16, 17, 18, 19, 20, 21, 22, 23)
+    bits: tuple[int, ...] = (16, 17, 18, 19, 20, 21, 22, 23, 24)
     """log2 of the sizes at which the product alone is timed."""
     seed: int = 0
     """Seed of weights, projections and of the order within the rounds."""

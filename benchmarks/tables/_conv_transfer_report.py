@@ -21,15 +21,16 @@ SMALL = ("lora", "lora-all", "tucker", "dora", "loha", "lokr", "shira", "norms")
 def blocks(records: Records) -> list[Block]:
     """Returns the blocks of the report; complete even for no records."""
     found: list[Block] = [Heading("Adapters for a convolutional network")]
-    for shots in sorted({r.config["shots"] for r in records}) or [FEWEST]:
-        own = records.where(shots=shots)
+    times, runs = (records.where(kind=kind) for kind in ("time", "run"))
+    for shots in sorted({r.config["shots"] for r in runs}) or [FEWEST]:
+        own = runs.where(shots=shots)
         verdicts = words.hypotheses(
             expected(own),
             f"{shots} images of a class: the hypotheses written down before the run.",
         )
         notes = [note.replace("over texts", "over images") for note in verdicts.notes]
         found.append(dataclasses.replace(verdicts, notes=notes))
-        found += [_table(own, shots), Text(_budget(own))]
+        found += [_table(own, times, shots), Text(_budget(own))]
     return found
 
 
@@ -93,7 +94,7 @@ def _short(name: str) -> str:
     return "head alone" if name == BASE else WAYS[name].title
 
 
-def _table(records: Records, shots: int) -> Table:
+def _table(records: Records, times: Records, shots: int) -> Table:
     rows: list[list[Any]] = []
     sources: list[Any] = []
     base, lora = rights(records, BASE), rights(records, "lora")
@@ -116,7 +117,7 @@ def _table(records: Records, shots: int) -> Table:
                 metrics["trained"],
                 percent(found.pooled()),
                 *gaps,
-                _milliseconds(own),
+                words.NONE if name == BASE else _milliseconds(times.where(way=name)),
                 rates,
             ]
         )
@@ -135,7 +136,7 @@ def _table(records: Records, shots: int) -> Table:
             "points. Numbers: of the adapter, the head left out. Three learning rates "
             "for every way, chosen on validation images; a star marks an end of the "
             "grid, where a better rate may lie outside. Time: processor time, the "
-            "median over runs."
+            "median over some steps."
         ],
         align="llrlllrr",
         digits=dict.fromkeys(columns, 1),
@@ -149,11 +150,8 @@ def _rate(metrics: Any) -> str:
     return f"{metrics['rate']:g}{'*' * end}"
 
 
-def _milliseconds(records: Records) -> Any:
-    """Of a step; the first runs did not measure it."""
-    known = [r.metrics.get("seconds_per_step") for r in records]
-    found = [x for x in known if x]
-    return 1e3 * float(np.median(found)) if found else words.NONE
+def _milliseconds(times: Records) -> float | None:
+    return 1e3 * times[0].metrics["seconds_per_step"] if len(times) else None
 
 
 def _budget(records: Records) -> str:

@@ -24,7 +24,7 @@ nothing could be told from the head; the hypotheses are the same.
 Command: python -m benchmarks run conv_transfer
 Paper: none; a question of those who adapt convolutional networks.
 Cost: 75 min on 1 core
-Rows: 140
+Rows: 153
 """
 
 import dataclasses
@@ -80,6 +80,8 @@ class Config:
     """Validation images, by which rates and the head's penalty are chosen."""
     test: int = 2_000
     """Test images."""
+    timed: int = 20
+    """Steps of a timing, which is a row of its own."""
     synthetic: bool = False
     """Use made-up images and a tiny random network: no download."""
 
@@ -93,6 +95,7 @@ class Config:
             blocks=1,
             side=28,
             steps=34,
+            timed=2,
             batch=8,
             factors_rates=(1e-3, 1e-2),
             direct_rates=(1e-3, 1e-2),
@@ -112,6 +115,8 @@ def run(config: Config, session: Session) -> None:
         for work, name, seed in rows:
             _row(work, name, seed)
             bar.update()
+    for name in config.ways:
+        _time(works[0], name)
 
 
 def report(records: Records) -> list[Block]:
@@ -134,7 +139,6 @@ def _row(work: Work, name: str, seed: int) -> None:
         "rate": rate,
         "rates_tried": tried,
         "trained": found.trained,
-        "seconds_per_step": found.seconds,
         "accuracy": stats.accuracy(guess["test"], labels["test"]),
         "valid_accuracy": stats.accuracy(guess["valid"], labels["valid"]),
         "predictions": {
@@ -149,4 +153,20 @@ def _row(work: Work, name: str, seed: int) -> None:
         series={"loss": [float(x) for x in found.losses]},
         seconds=time.perf_counter() - begin,
         seed=seed,
+    )
+
+
+def _time(work: Work, name: str) -> None:
+    """Processor time of a step of one way."""
+    given = work.given(kind="time", way=name, timed=work.options.timed)
+    if name == "probe" or work.session.row(f"time-{name}", **given) is not None:
+        return
+    begin = time.perf_counter()
+    found = work.run(name, 0, 1e-4, work.options.timed)
+    work.session.save(
+        f"time-{name}",
+        {"seconds_per_step": found.seconds, "trained": found.trained},
+        config=given,
+        seconds=time.perf_counter() - begin,
+        seed=0,
     )

@@ -111,7 +111,14 @@ def _record(name, right):
         "rate": 0.01,
         "rates_tried": [0.5, 0.4],
     }
-    config = {"way": name, "synthetic": True, "side": 1, "shots": 1, "steps": 1}
+    config = {
+        "kind": "run",
+        "way": name,
+        "synthetic": True,
+        "side": 1,
+        "shots": 1,
+        "steps": 1,
+    }
     config |= {"batch": 1, "valid": 1, "test": 20, "blocks": 1}
     return Record(
         "conv_transfer", name, config, "", 0, metrics, {}, 1.0, "2026", "",

@@ -15,9 +15,7 @@ def factored_conv(x: Array, op: Any, spec: Any) -> Any:
 
     The factor that holds the input features acts first, with the spatial axes that it
     holds; then the other. With groups, the first factor serves every group and the
-    second makes the outputs of each; where a group has no more outputs than the rank,
-    as in a depthwise convolution, two steps would cost more than a whole kernel, and
-    the product of the factors is the kernel.
+    second makes the outputs of each.
 
     Args:
         x: Activation, laid out as `spec` says.
@@ -99,24 +97,29 @@ def _pointwise(
 def _grouped(
     x: Array, first: Array, fl: list[Any], second: Array, sl: list[Any], spec: Any
 ) -> Array:
-    """The same first factor in each group, then each group's own outputs."""
+    """The same first factor in each group, then each group's own outputs.
+
+    Groups go to the batch: the first factor is one small kernel that all of them share.
+    As a kernel of all groups it would be the gradient of a grouped kernel, which XLA
+    computes slowly on CPUs.
+    """
     groups, numbers = spec.feature_group_count, spec.dimension_numbers
-    rank = first.shape[fl.index(RANK)]
-    if second.size <= groups * rank * rank:  # outputs of a group <= rank
-        dims = list(range(len(numbers.rhs_spec)))
-        return spec(x, labelled_product(first, fl, second, sl, dims))
-    layout = [
-        RANK if d == numbers.rhs_spec[0] else d for d in range(len(numbers.rhs_spec))
-    ]
-    layout = [n for n in layout if n in fl]
+    batch, feature = numbers.lhs_spec[:2]
+    x = x.reshape(*x.shape[:feature], groups, -1, *x.shape[feature + 1 :])
+    x = jnp.moveaxis(x, feature, batch + 1)
+    x = x.reshape(*x.shape[:batch], -1, *x.shape[batch + 2 :])
+    dims = range(len(numbers.rhs_spec))
+    layout = [RANK if d == numbers.rhs_spec[0] else d for d in dims]
     kernel = jnp.transpose(first, [fl.index(n) for n in layout])
-    repeats = [groups if n == RANK else 1 for n in layout]
-    t = spec(x, jnp.tile(kernel, repeats)).astype(x.dtype)
-    feature = numbers.out_spec[1]
-    t = t.reshape(*t.shape[:feature], groups, rank, *t.shape[feature + 1 :])
-    outs = jnp.moveaxis(second, sl.index(RANK), 0).reshape(rank, groups, -1)
-    axes: list[Any] = [("t", i) for i in range(t.ndim)]
-    axes[feature], axes[feature + 1] = "group", RANK
-    result = [*axes[: feature + 1], "out", *axes[feature + 2 :]]
-    y = labelled_product(t, axes, outs, [RANK, "group", "out"], result)
+    t = dataclasses.replace(spec, feature_group_count=1)(x, kernel).astype(x.dtype)
+    batch, feature = numbers.out_spec[:2]
+    labels: list[Any] = [("t", i) for i in dims]
+    inner, outer = [*labels], [*labels]
+    inner[feature], inner[batch : batch + 1] = RANK, [labels[batch], "group"]
+    outer[feature : feature + 1] = ["group", "out"]
+    t = t.reshape(*t.shape[:batch], -1, groups, *t.shape[batch + 1 :])
+    outs = jnp.moveaxis(second, sl.index(RANK), 0).reshape(
+        second.shape[sl.index(RANK)], groups, -1
+    )
+    y = labelled_product(t, inner, outs, [RANK, "group", "out"], outer)
     return y.reshape(*y.shape[:feature], -1, *y.shape[feature + 2 :])

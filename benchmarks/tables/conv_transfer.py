@@ -159,6 +159,7 @@ def _row(work: Work, name: str, seed: int) -> None:
 def _time(work: Work, name: str) -> None:
     """Processor time of a step of one way."""
     given = work.given(kind="time", way=name, timed=work.options.timed)
+    given |= {"shots": 0, "steps": 0}  # it goes for any number of them
     if name == "probe" or work.session.row(f"time-{name}", **given) is not None:
         return
     begin = time.perf_counter()

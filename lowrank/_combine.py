@@ -124,7 +124,7 @@ def select_paths(tx: Transform, params: PyTree) -> tuple[Path, ...]:
 
     def run(key: Array, params: PyTree) -> State:
         state = tx.init(key, params)
-        paths.extend(_tree.leaves("select_paths", tx.apply(params, state)))
+        paths.extend(_tree.leaves("select_paths", tx.apply(params, state, key=key)))
         return state
 
     state = _tree.abstractly(run, jax.random.key(0), params)

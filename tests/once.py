@@ -14,8 +14,8 @@ def once(make):
 
     @functools.cache
     @functools.wraps(make)
-    def made(*args):
+    def made(*args, **kwargs):
         with jax.ensure_compile_time_eval():
-            return make(*args)
+            return make(*args, **kwargs)
 
     return made

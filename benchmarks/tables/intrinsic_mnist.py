@@ -117,6 +117,7 @@ class Config:
             ds_fc=(10, 20),
             ds_pixels_fc=(20,),
             ds_dense=(10,),
+            seeds_dense=(0,),
             ds_labels=(20,),
             epochs=2,
             epochs_lenet=2,

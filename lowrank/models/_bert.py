@@ -8,7 +8,7 @@ from jax.typing import ArrayLike, DTypeLike
 from lowrank.models._bert_config import BertConfig
 from lowrank.models._bert_layers import Embeddings, Encoder, Factory, Pooler
 from lowrank.models._layers import check_ids, run
-from lowrank.models._optional import all_seen, count
+from lowrank.models._optional import all_seen, beside, count
 
 
 class Bert(nnx.Module):
@@ -98,7 +98,7 @@ class Bert(nnx.Module):
         ids = jnp.asarray(token_ids)
         mask = None if attention_mask is None else jnp.asarray(attention_mask)
         types = None if token_type_ids is None else jnp.asarray(token_type_ids)
-        rows = count(self.embeddings.word_embeddings.prompt)
+        rows = count(beside(self.embeddings.word_embeddings, "prompt"))
         inputs = {"attention_mask": mask, "token_type_ids": types}
         check_ids(type(self).__name__, ids, self.config.longest, rows, **inputs)
         types = jnp.zeros_like(ids) if types is None else types

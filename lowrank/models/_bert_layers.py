@@ -9,7 +9,7 @@ from jax.typing import DTypeLike
 
 from lowrank.models import _layers
 from lowrank.models._layers import attend, split_heads
-from lowrank.models._optional import all_seen, behind, in_front
+from lowrank.models._optional import all_seen, behind, beside, in_front
 
 
 class Factory(_layers.Factory):
@@ -47,7 +47,9 @@ class Embeddings(nnx.Module):
         self.LayerNorm = make.norm()
 
     def __call__(self, ids: jax.Array, types: jax.Array) -> jax.Array:
-        words = in_front(self.word_embeddings.prompt, self.word_embeddings(ids))
+        words = in_front(
+            beside(self.word_embeddings, "prompt"), self.word_embeddings(ids)
+        )
         length = words.shape[1]
         if length > ids.shape[1]:
             types = jnp.pad(types, ((0, 0), (length - ids.shape[1], 0)))
@@ -78,7 +80,7 @@ class SelfAttention(nnx.Module):
             split_heads(dense(hidden), self.heads)
             for dense in (self.query, self.key, self.value)
         )
-        k, v = behind(self.key.prefix, self.value.prefix, k, v)
+        k, v = behind(*(beside(m, "prefix") for m in (self.key, self.value)), k, v)
         mask = all_seen(mask, k.shape[1])
         return attend(q, k, v, None if mask is None else mask[:, None, :])
 

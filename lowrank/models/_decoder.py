@@ -9,7 +9,7 @@ from flax import nnx
 from jax.typing import ArrayLike
 
 from lowrank.models._layers import Factory, KeyValue, check_ids, run
-from lowrank.models._optional import Rows, Words, all_seen, count, in_front
+from lowrank.models._optional import Rows, Words, all_seen, beside, count, in_front
 
 # A layer's keys and values each, or one whose leading axis is the layers'.
 Cache = tuple[KeyValue, ...] | KeyValue
@@ -88,7 +88,7 @@ class Decoder(nnx.Module):
             None if x is None else jnp.asarray(x) for x in (attention_mask, segment_ids)
         )
         who = type(self).__name__
-        rows, longest = count(self.words.prompt), self.config.longest
+        rows, longest = count(beside(self.words, "prompt")), self.config.longest
         check_ids(who, ids, longest, rows, attention_mask=mask, segment_ids=segments)
         length = rows + ids.shape[1]
         positions = _positions(ids.shape[0], length)
@@ -100,7 +100,7 @@ class Decoder(nnx.Module):
         mask = all_seen(mask, length)
         if mask is not None:
             seen = seen & (mask != 0)[:, None, :]
-        words = in_front(self.words.prompt, self.words(ids))
+        words = in_front(beside(self.words, "prompt"), self.words(ids))
         hidden = self.embed(words, positions)
         hidden, _ = self._run(hidden, self.place(positions, seen), None)
         return self.head(hidden[:, rows:] if rows else hidden)
@@ -140,11 +140,11 @@ class Decoder(nnx.Module):
 
         Slots and positions begin with those of a prompt, if there is one.
         """
-        rows, batch = count(self.words.prompt), ids.shape[0]
+        rows, batch = count(beside(self.words, "prompt")), ids.shape[0]
         length = rows + ids.shape[1]
         cache = self.empty_cache(batch, length + room)
         positions = _positions(batch, length)
-        hidden, cache = self.extend(ids, positions, cache, self.words.prompt)
+        hidden, cache = self.extend(ids, positions, cache, beside(self.words, "prompt"))
         return hidden[:, rows:] if rows else hidden, cache
 
     def _run(

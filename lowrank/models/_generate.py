@@ -13,7 +13,7 @@ from jax.typing import ArrayLike
 from lowrank import _compat
 from lowrank.models._decoder import Decoder
 from lowrank.models._layers import check_ids
-from lowrank.models._optional import count
+from lowrank.models._optional import beside, count
 
 
 class Generated(NamedTuple):
@@ -94,7 +94,7 @@ def generate(
     """
     ids = jnp.asarray(token_ids)
     mask = jnp.ones_like(ids) if attention_mask is None else jnp.asarray(attention_mask)
-    rows = count(model.words.prompt)
+    rows = count(beside(model.words, "prompt"))
     check_ids("generate", ids, model.config.longest, rows, attention_mask=mask)
     _check(ids, mask, length, model.config.longest - rows, temperature, key)
     graphdef, params = nnx.split(model)
@@ -124,7 +124,7 @@ def _generate(
 ) -> Generated:
     """Run the prompt, then a loop over single tokens."""
     model = nnx.merge(graphdef, params)
-    batch, rows = ids.shape[0], count(model.words.prompt)
+    batch, rows = ids.shape[0], count(beside(model.words, "prompt"))
     sizes = jnp.sum((mask != 0).astype(jnp.int32), axis=1)
     hidden, cache = model.start(ids, length)
     hidden = hidden[jnp.arange(batch), sizes - 1]

@@ -11,7 +11,7 @@ from jax.typing import DTypeLike
 from lowrank.models._config import check_sizes
 from lowrank.models._decoder import Decoder, Place, make_blocks, project
 from lowrank.models._layers import Factory, KeyValue, attend, split_heads
-from lowrank.models._optional import Words, all_seen, behind
+from lowrank.models._optional import Words, all_seen, behind, beside
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,9 +83,10 @@ class FusedAttention(nnx.Module):
 
     def prefixes(self, width: int) -> tuple[jax.Array, jax.Array] | tuple[None, None]:
         """Keys and values `[p, width]` of a prefix, which has them side by side."""
-        if self.c_attn.prefix is None:
+        rows = beside(self.c_attn, "prefix")
+        if rows is None:
             return None, None
-        rows = self.c_attn.prefix.get_value()
+        rows = rows if isinstance(rows, jax.Array) else rows.get_value()
         if rows.shape[-1] != 2 * width:
             raise ValueError(
                 f"GPT2: wrong prefix beside c_attn/kernel: expected {2 * width} "

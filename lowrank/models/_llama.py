@@ -10,7 +10,7 @@ from jax.typing import DTypeLike
 from lowrank.models._decoder import Decoder, Place, make_blocks, project
 from lowrank.models._layers import Factory, KeyValue, attend, split_heads
 from lowrank.models._llama_config import LlamaConfig
-from lowrank.models._optional import Words, all_seen, behind
+from lowrank.models._optional import Words, all_seen, behind, beside
 from lowrank.models._rope import angles, frequencies, rotate
 
 
@@ -38,7 +38,7 @@ class SelfAttention(nnx.Module):
         if cache is not None:
             cache = cache.write(place.positions, k, v)
             k, v = cache
-        k, v = behind(self.k_proj.prefix, self.v_proj.prefix, k, v)
+        k, v = behind(*(beside(m, "prefix") for m in (self.k_proj, self.v_proj)), k, v)
         mask = all_seen(place.mask, k.shape[1])
         return self.o_proj(attend(q, k, v, mask)), cache
 

@@ -32,6 +32,11 @@ def fill(model: nnx.Module, parts: tuple[Any, ...], leaf: Any) -> None:
     setattr(node, parts[-1], nnx.Param(leaf))
 
 
+def beside(module: Any, name: str) -> Rows | None:
+    """What a tree put beside a layer; another layer in its place has nothing there."""
+    return getattr(module, name, None)
+
+
 def count(rows: Rows | None) -> int:
     """How many rows there are."""
     return 0 if rows is None else rows.shape[0]

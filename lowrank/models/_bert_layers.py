@@ -47,9 +47,8 @@ class Embeddings(nnx.Module):
         self.LayerNorm = make.norm()
 
     def __call__(self, ids: jax.Array, types: jax.Array) -> jax.Array:
-        words = in_front(
-            beside(self.word_embeddings, "prompt"), self.word_embeddings(ids)
-        )
+        prompt = beside(self.word_embeddings, "prompt")
+        words = in_front(prompt, self.word_embeddings(ids))
         length = words.shape[1]
         if length > ids.shape[1]:
             types = jnp.pad(types, ((0, 0), (length - ids.shape[1], 0)))
@@ -80,7 +79,8 @@ class SelfAttention(nnx.Module):
             split_heads(dense(hidden), self.heads)
             for dense in (self.query, self.key, self.value)
         )
-        k, v = behind(*(beside(m, "prefix") for m in (self.key, self.value)), k, v)
+        keys, values = beside(self.key, "prefix"), beside(self.value, "prefix")
+        k, v = behind(keys, values, k, v)
         mask = all_seen(mask, k.shape[1])
         return attend(q, k, v, None if mask is None else mask[:, None, :])
 

@@ -38,7 +38,8 @@ class SelfAttention(nnx.Module):
         if cache is not None:
             cache = cache.write(place.positions, k, v)
             k, v = cache
-        k, v = behind(*(beside(m, "prefix") for m in (self.k_proj, self.v_proj)), k, v)
+        keys, values = beside(self.k_proj, "prefix"), beside(self.v_proj, "prefix")
+        k, v = behind(keys, values, k, v)
         mask = all_seen(place.mask, k.shape[1])
         return self.o_proj(attend(q, k, v, mask)), cache
 

@@ -229,8 +229,8 @@ def test_search_adds_rows_of_the_curve(work):
 
 def test_other_parts_have_rows_of_their_own(work):
     own = work(
-        seeds=(0,), seeds_dense=(0,), ds_dense=(3,), epochs_dense=1, ds_labels=(9,), ds_pixels_fc=(3,),
-        fractions=(0.5,), label_images=12, label_steps=2,
+        seeds=(0,), seeds_dense=(0,), ds_dense=(3,), epochs_dense=1, ds_labels=(9,),
+        ds_pixels_fc=(3,), fractions=(0.5,), label_images=12, label_steps=2,
     )  # fmt: skip
     own.dense()
     own.labels()

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.record import Record, Records
+from benchmarks.record import Records
 from benchmarks.report import Block, Heading, Table, Text
 from benchmarks.study.families import FAMILIES
 from benchmarks.study.tasks import LENGTHS, SUITES
@@ -141,22 +141,8 @@ def _cells(name: str, known: Records, cells: Cells, tasks: int) -> list[Any]:
         *own.percents(),
         minus,
         1e3 * float(np.median(known.values("seconds_per_step/processor"))),
-        _rates(known),
+        words.rates(known, TASKS),
     ]
-
-
-def _rates(known: Records) -> str:
-    """The rate of each task; a star where it is an end of the grid."""
-    first: dict[str, Record] = {}
-    for record in known:
-        first.setdefault(record.config["task"], record)
-    found = []
-    for task in TASKS:
-        if task in first:
-            rate, grid = first[task].metrics["rate"], first[task].config["grid"]
-            end = np.isclose(rate, [min(grid), max(grid)]).any()
-            found.append(f"{rate:.2g}{'*' * bool(end)}")
-    return ", ".join(found)
 
 
 def _reduced(records: Records) -> str:

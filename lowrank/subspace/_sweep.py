@@ -3,7 +3,7 @@
 import itertools
 import math
 import time
-from collections.abc import Callable, MutableMapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -84,10 +84,11 @@ def sweep(
         method: How `map_tasks` maps over the runs of a call.
         log: Is told the expected seconds, from the first chunk, before the others run.
         progress: Is told `(done, all)` runs after each chunk: what a bar needs.
-        runs: Scores of finished runs, by `f"d={d} rate={rate} seed={seed}"`. Those in
-            it are not run again, and each chunk's are put into it as it ends; a mapping
-            that is a file, such as `shelve.open(path)`, makes a sweep that resumes. It
-            is for one `train` with one `params` and `data`: what they are is not kept.
+        runs: Scores of finished runs, by a name of `d`, the largest `d` of its draw,
+            rate and seed. Those in it are not run again, and each chunk's are put into
+            it as it ends; a mapping that is a file, such as `shelve.open(path)`, makes
+            a sweep that resumes. It is for one `train`, `subspace`, `start`, `params`
+            and `data`: what they are is not kept.
 
     Returns:
         The scores by `[d, rate, seed]`. They do not depend on `chunk`, but for
@@ -128,17 +129,21 @@ def sweep(
     if size < 1:
         raise ValueError(f"{_WHO}: chunk must be at least 1, got {chunk}.")
     groups = [dims] if is_nested(subspace) else [(d,) for d in dims]
-    everything = list(itertools.product(dims, own_rates, own_seeds))
+    everything = {
+        (d, rate, seed): f"d={d} of {max(group)} rate={rate} seed={seed}"
+        for group in groups
+        for d, rate, seed in itertools.product(group, own_rates, own_seeds)
+    }
     kept = {} if runs is None else runs
-    left = [member for member in everything if _name(*member) not in kept]
+    left = {member: name for member, name in everything.items() if name not in kept}
     clock = _Clock(len(everything), len(left), log, progress)
     for group in groups:
-        members = [member for member in left if member[0] in group]
+        members = {member: name for member, name in left.items() if member[0] in group}
         if members:
             run = trial(train, subspace, max(group), start=start, select=select)
             program = _program(run, group, method)
             _chunks(program, params, data, members, size, clock, kept)
-    found = [kept[_name(*member)] for member in everything]
+    found = [kept[name] for name in everything.values()]
     shape = (len(dims), len(own_rates), len(own_seeds))
     scores = jax.tree.map(lambda *x: _stacked(x, shape), *found)
     return Sweep(scores, dims, own_rates, own_seeds, time.perf_counter() - begin)
@@ -174,10 +179,6 @@ def at_best_rate(scores: Any, chosen_by: Any) -> np.ndarray:
     means = np.nan_to_num(by, nan=-np.inf, neginf=-np.inf, posinf=np.inf).mean(-1)
     best = np.argmax(means, axis=1)
     return np.take_along_axis(given, best[:, None, None], axis=1)[:, 0]
-
-
-def _name(d: int, rate: float, seed: int) -> str:
-    return f"d={d} rate={rate} seed={seed}"
 
 
 class _Clock:
@@ -221,7 +222,7 @@ def _chunks(
     program: Any,
     params: PyTree,
     data: PyTree,
-    members: Sequence[tuple[int, float, int]],
+    members: Mapping[tuple[int, float, int], str],
     size: int,
     clock: _Clock,
     kept: MutableMapping[str, PyTree],
@@ -230,7 +231,7 @@ def _chunks(
     size = min(size, len(members))
     compiled, compiling = None, 0.0
     for begin in range(0, len(members), size):
-        own = members[begin : begin + size]
+        own = list(members)[begin : begin + size]
         full = [*own, *[own[-1]] * (size - len(own))]
         ds, rates, seeds = (np.array(column) for column in zip(*full, strict=True))
         args = (params, data, ds.astype("i4"), rates.astype("f4"), seeds.astype("u4"))
@@ -242,7 +243,7 @@ def _chunks(
         scores = jax.tree.map(np.asarray, jax.block_until_ready(compiled(*args)))
         seconds = time.perf_counter() - before
         for i, member in enumerate(own):
-            kept[_name(*member)] = jax.tree.map(lambda x, i=i: x[i, ...], scores)
+            kept[members[member]] = jax.tree.map(lambda x, i=i: x[i, ...], scores)
         clock.tell(len(own), compiling, seconds)
 
 

@@ -105,6 +105,7 @@ def _record(name, task, seed, right):
     metrics = {
         "predictions": {"labels": labels, "test": guess},
         "rate": 0.3,
+        "rates_tried": [3.0, 2.0, 1.0],
         "trained": 10,
         "seconds_per_step": {"wall": 0.2, "processor": 0.1},
     }
@@ -154,3 +155,11 @@ def test_the_report_stands_without_records():
     assert len(tables) == 2
     assert len(tables[1].rows) == len(FAMILIES) + 1
     assert "<!-- records:methods_text -->" in (DOCS / "methods_text.md").read_text()
+
+
+def test_a_rate_inside_the_grid_is_not_marked():
+    inside = _record("lora", "trec", 0, 180)
+    inside.metrics["rates_tried"] = [3.0, 1.0, 2.0]
+    assert reporting.words.rates(Records([inside]), ["trec"]) == "0.3"
+    inside.metrics["rates_tried"] = []  # nothing was chosen
+    assert reporting.words.rates(Records([inside]), ["trec"]) is None

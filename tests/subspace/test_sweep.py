@@ -190,6 +190,8 @@ def test_resumes_from_the_runs_that_a_file_holds(tmp_path, traces):
     assert (told[2:], traces.count) == ([], before)  # nothing was left to run
     for one, two in zip(found.scores.values(), again.scores.values(), strict=True):
         np.testing.assert_array_equal(one, two)
+    swept_into(path, (1, 3))
+    assert told[2:] == [(2, 4), (4, 4)]  # of 3 columns d = 1 is another subspace
     assert_close(
         found.scores["loss"], swept(DENSE, (1, 2), (0.1,), (0, 1)).scores["loss"]
     )

@@ -32,7 +32,7 @@ class Work:
 
     def main(self, net: str) -> None:
         """The curve of a net, and direct training."""
-        self.rows("main", net, (DIRECT, *self.dims(net)))
+        self.rows("main", net, (DIRECT, *self.dims(net)), self.seeds(net))
 
     def pixels(self, net: str) -> None:
         """The same with the pixels of all images in another order."""
@@ -62,9 +62,9 @@ class Work:
 
     def search(self, net: str) -> None:
         """Bisection between tested dimensions, for both baselines."""
-        own = np.mean([self.row("main", net, DIRECT, s) for s in self.config.seeds])
+        own = self.score(net, DIRECT)
         low, high = self.config.search_fc if net == "fc" else self.config.search_lenet
-        for name, baseline in (("local", float(own)), ("overall", 1.0)):
+        for name, baseline in (("local", own), ("overall", 1.0)):
             found = lrk.subspace.bisect(
                 lambda d: self.score(net, d), low, high, SHARE * baseline,
                 ratio=self.config.ratio,
@@ -99,13 +99,17 @@ class Work:
         """The dimensions of a net's curve."""
         return self.asked(self.config.ds_fc if net == "fc" else self.config.ds_lenet)
 
+    def seeds(self, net: str) -> tuple[int, ...]:
+        """The seeds of a net's curve: d90 reads those that all its dimensions have."""
+        return self.config.seeds_fc if net == "fc" else self.config.seeds
+
     def asked(self, ds: Sequence[int]) -> tuple[int, ...]:
         """Those of some dimensions that this run was asked for; none named: all."""
         return tuple(d for d in ds if not self.config.ds or d in self.config.ds)
 
     def score(self, net: str, d: int) -> float:
         """Mean accuracy over seeds at a dimension."""
-        return float(np.mean([self.row("main", net, d, s) for s in self.config.seeds]))
+        return float(np.mean([self.row("main", net, d, s) for s in self.seeds(net)]))
 
     def rows(
         self,

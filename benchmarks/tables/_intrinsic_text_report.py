@@ -19,6 +19,7 @@ from benchmarks.study.needed import (
     shown,
     verdict,
 )
+from benchmarks.study.rate_ends import rate_ends
 from benchmarks.study.scores import percent
 from benchmarks.study.tasks import LENGTHS, SUITES
 from benchmarks.study.texts import WEIGHTS
@@ -28,6 +29,7 @@ from lowrank.subspace import IntrinsicDimension
 TASKS = ("trec", "sentiment_movie")
 TITLES = SUITES["tasks"]
 WAYS = {"did": "DID", "said": "SAID"}
+TRAINED = {"full": "all weights", **WAYS, "lora": "LoRA", "head": "head alone"}
 START = {"pretrained": "pretrained", "fresh": "drawn anew"}
 FEW = 0.001  # I3: share of all weights
 Found = IntrinsicDimension | None
@@ -41,6 +43,7 @@ def blocks(records: Records) -> list[Block]:
         _needed(records),
         _ranks(records),
         _curves(records),
+        rate_ends(records, TRAINED),
         Figure(
             lambda: _figure(records),
             "Test accuracy against the dimension, pretrained and fresh layers.",

@@ -7,6 +7,7 @@ from typing import Any
 from benchmarks.record import Records
 from benchmarks.report import Block, Figure, Heading, Table, Text, curves, spread
 from benchmarks.study.needed import first, shown
+from benchmarks.study.rate_ends import rate_ends
 from benchmarks.study.scores import gap, percent, signed
 from benchmarks.tables import _lori_words as words
 from benchmarks.tables._low_rank_fails_shares import (
@@ -36,6 +37,15 @@ WAYS = {
     ("head", 1): "head alone",
 }
 
+TRAINED = {
+    "full": "all weights",
+    "did": "DID",
+    "lora": "LoRA",
+    "last": "last layer",
+    "bias": "biases",
+    "head": "head alone",
+}
+
 
 def blocks(records: Records) -> list[Block]:
     """Returns the blocks of the report; complete even for no records."""
@@ -52,6 +62,7 @@ def blocks(records: Records) -> list[Block]:
         ),
         Heading("What to train with the same steps"),
         _ways(records),
+        rate_ends(records, TRAINED),
         Text(_reduced(records)),
     ]
 

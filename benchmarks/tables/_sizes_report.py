@@ -6,6 +6,7 @@ from typing import Any
 from benchmarks.record import Records
 from benchmarks.report import Block, Figure, Heading, Table, Text, curves, spread
 from benchmarks.study.needed import first, shown
+from benchmarks.study.rate_ends import rate_ends
 from benchmarks.tables._sizes_curves import (
     effective,
     gains,
@@ -23,6 +24,7 @@ from benchmarks.tables._sizes_curves import (
 from benchmarks.tables._sizes_verdicts import hypotheses
 
 NONE = "–"
+TRAINED = {"full": "all weights", "did": "DID", "lora": "LoRA"}
 
 
 def blocks(records: Records) -> list[Block]:
@@ -34,6 +36,7 @@ def blocks(records: Records) -> list[Block]:
         _checkpoints(records),
         _ranks(records),
         _losses(records),
+        rate_ends(records, TRAINED),
         Figure(
             lambda: _figure(records),
             "Share of the gain of training all weights, against the dimension.",

@@ -18,6 +18,10 @@ class Capacity(NamedTuple):
         parameters: Trained numbers.
         available: Bits that they may hold.
         needed: Bits that the data ask for.
+
+    Example:
+        >>> lrk.analysis.Capacity(10, jnp.asarray(20.0), jnp.asarray(5.0)).load.item()
+        0.25
     """
 
     parameters: int

@@ -29,6 +29,10 @@ class Drift(NamedTuple):
             directions, `[*stack, r]` in radians.
         b_angles: The same for the row spaces of `B`, the output directions; all right
             angles where one of them is zero.
+
+    Example:
+        >>> lrk.analysis.Drift._fields
+        ('a', 'b', 'a_angles', 'b_angles')
     """
 
     a: dict[Path, Array]

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from lowrank import _tree
+from lowrank import _compat, _tree
 from lowrank._adapted import split
 from lowrank._axes import MATRIX
 from lowrank._base import Array, Operator, PyTree, is_operator
@@ -36,6 +36,12 @@ class Intruders(NamedTuple):
         cosine: `[..., k]`: for each of the leading output directions of `W + D`, the
             largest cosine with any of `W`, in [0, 1].
         mask: `[..., k]`, true for the intruders.
+
+    Example:
+        >>> cosine = jnp.array([0.9, 0.1, 0.2])
+        >>> found = lrk.analysis.Intruders(cosine, cosine < 0.5)
+        >>> int(found.number), found.indices
+        (2, [1, 2])
     """
 
     cosine: Array
@@ -178,8 +184,9 @@ def mitigate_intruders(
 
     Raises:
         TypeError: If `k` is no int.
-        ValueError: If `k < 1`, `epsilon` lies outside (0, 1], no matrix is adapted, or
-            a leaf has no change or no weight of its own to look at; all are named.
+        ValueError: If `k < 1`, `epsilon` lies outside (0, 1], `scale` is not finite, no
+            matrix is adapted, or a leaf has no change or no weight of its own to look
+            at; all are named.
 
     Example:
         >>> w, one = jnp.diag(jnp.array([3.0, 2.0, 1.0, 0.0])), jnp.eye(4)[:, 3:]
@@ -194,6 +201,11 @@ def mitigate_intruders(
     """
     check_count("mitigate_intruders", "k", k, 2**31 - 1)
     check_share("mitigate_intruders", "epsilon", epsilon)
+    if _compat.is_known(scale) and not np.isfinite(np.asarray(scale)).all():
+        raise ValueError(
+            f"mitigate_intruders: expected a finite scale, got {scale}. 0 removes "
+            "intruders, 1 leaves them."
+        )
     leaves = _tree.leaves("mitigate_intruders", adapted)
     ready, bad = {}, []
     for path, leaf in leaves.items():

@@ -17,6 +17,10 @@ class Table:
         title: What it is about.
         rows: One dict for each row, all with the same keys. None is "does not apply".
         note: What the columns were computed with.
+
+    Example:
+        >>> lrk.analysis.Table("Norms", ({"path": "w", "norm": 2.0},)).columns
+        ('path', 'norm')
     """
 
     title: str

@@ -87,8 +87,8 @@ def hadamard(x: Float[Array, "*batch length"]) -> Float[Array, "*batch length"]:
 
     `y = H x` with Sylvester's `H` of ones and minus ones, `H_2L = [[H, H], [H, -H]]`:
     `H = H^T` and `H H = L`. Divide by `sqrt(L)` for the orthonormal transform; without
-    it the constants are exact in every dtype. A length of `2^20` takes four or five
-    products with matrices of 16 to 32, where butterflies take 20 passes over memory.
+    it the constants are exact in every dtype. A length of `2^20` takes five products
+    with a matrix of 16, where butterflies take 20 passes over memory.
 
     Args:
         x: An array whose last axis has a length that is a power of two.
@@ -132,6 +132,11 @@ def hadamard_blocks(x: Float[Array, "p n q"]) -> Float[Array, "p n q"]:
 
     Raises:
         ValueError: If `p` or `q` is no power of two.
+
+    Example:
+        >>> x = jnp.asarray([[[1.0, 2.0]], [[3.0, 4.0]]])  # one vector of 2 x 2
+        >>> lrk.linalg.hadamard_blocks(x).reshape(-1).tolist()
+        [10.0, -2.0, -4.0, 0.0]
     """
     p, _, q = x.shape
     check_power(p)

@@ -60,6 +60,7 @@ def quantise(z: Any, levels: int) -> Quantised:
         paid for by `choices`.
 
     Raises:
+        TypeError: If `levels` is no int.
         ValueError: If `z` is no vector, is empty or not finite, or `levels < 2`.
 
     Example:
@@ -82,6 +83,8 @@ def quantise(z: Any, levels: int) -> Quantised:
             f"{own.shape} with {int((~np.isfinite(own)).sum())} entries that are not "
             "finite. Pass the trained z of one run."
         )
+    if isinstance(levels, bool) or not hasattr(levels, "__index__"):
+        raise TypeError(f"subspace.quantise: levels must be an int, got {levels!r}.")
     if levels < 2:
         raise ValueError(f"subspace.quantise: levels must be at least 2, got {levels}.")
     middle = (levels - 1) / 2

@@ -178,9 +178,10 @@ def fastfood() -> Projection:
         1.0
 
     Notes:
-        The transforms are products with constant matrices of 16 to 32 instead of
-        `log2 L` passes; the first costs `d log d` only, as `z` fills but the first `d`
-        of `L` places. Numbers drawn are not those of the authors' code.
+        The transforms are products with constant matrices of 8 to 32 (up to `L = 128`,
+        one) instead of `log2 L` passes; the first costs `d log d` only, as `z` fills
+        but the first `d` of `L` places. Numbers drawn are not those of the authors'
+        code.
         Seen in other code, and tested to be absent here: a backward pass that is not
         the transpose (rabeehk/compacter: divided by `sqrt(L)` of each tensor), and
         leaves with `L < d` that see the first `L` numbers only

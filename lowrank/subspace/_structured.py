@@ -76,8 +76,8 @@ def structured(
         At init `lambda` has the gradient zero, as it multiplies `P z = 0`: the first
         step moves `z` only.
         The authors' code has one `lambda` for each named tensor and leaves `d - m - 1`
-        for `z`. RoBERTa-large has about 393 tensors, so their 207 for it must have been
-        counted over coarser groups: report `m` with every result.
+        for `z`. That alone would be some 393 for RoBERTa-large; over which groups the
+        paper counts is not known: report `m` with every result.
 
     References:
         Aghajanyan et al., Intrinsic dimensionality explains the effectiveness of

@@ -12,7 +12,7 @@ import numpy as np
 from lowrank._base import PyTree, Transform
 from lowrank._many import map_tasks
 from lowrank._select import Select
-from lowrank.subspace._projection import Projection, floating
+from lowrank.subspace._projection import Projection, check_dimension, floating
 from lowrank.subspace._sweep_trial import Start, Train, dimension, is_nested, trial
 
 _WHO = "subspace.sweep"
@@ -95,7 +95,7 @@ def sweep(
         rounding. A trained vector ends in zeros from entry `d` on.
 
     Raises:
-        TypeError: If `train` is no function, or a dimension or seed no int.
+        TypeError: If `train` is no function, or a dimension, a seed or `chunk` no int.
         ValueError: If there is no dimension, rate or seed, one of them twice, or one
             out of range.
 
@@ -125,9 +125,7 @@ def sweep(
     if not callable(train):
         raise TypeError(f"{_WHO}: expected a function to train with, got {train!r}.")
     dims, own_rates, own_seeds = _grid(ds, rates, seeds)
-    size = len(own_seeds) if chunk is None else chunk
-    if size < 1:
-        raise ValueError(f"{_WHO}: chunk must be at least 1, got {chunk}.")
+    size = len(own_seeds) if chunk is None else check_dimension(_WHO, chunk, "chunk")
     groups = [dims] if is_nested(subspace) else [(d,) for d in dims]
     everything = {
         (d, rate, seed): f"d={d} of {max(group)} rate={rate} seed={seed}"
@@ -264,7 +262,8 @@ def _grid(
     Raises:
         ValueError: If one is empty, has a value twice, or one out of range.
     """
-    dims, own_seeds = tuple(map(dimension, ds)), tuple(map(dimension, seeds))
+    dims = tuple(dimension(d) for d in ds)
+    own_seeds = tuple(dimension(seed, "seeds") for seed in seeds)
     own_rates = tuple(float(rate) for rate in rates)
     axes: dict[str, tuple[tuple[Any, ...], Callable[[Any], bool], str]] = {
         "ds": (dims, lambda d: d >= 1, "at least 1"),

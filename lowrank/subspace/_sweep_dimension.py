@@ -206,7 +206,8 @@ def bisect(
         there are several such pairs, and this is one of them.
 
     Raises:
-        ValueError: If `low`, `high` or `ratio` is out of range, or a score is NaN.
+        ValueError: If `low`, `high` or `ratio` is out of range, `threshold` is not
+            finite, or a score is NaN.
 
     Example:
         >>> found = lrk.subspace.bisect(lambda d: d / 1000, 100, 900, 0.5, ratio=1.1)
@@ -217,6 +218,11 @@ def bisect(
         raise ValueError(
             f"subspace.bisect: expected 1 <= low < high and ratio > 1, got low={low}, "
             f"high={high}, ratio={ratio}."
+        )
+    if not math.isfinite(threshold):
+        raise ValueError(
+            f"subspace.bisect: expected a finite threshold, got {threshold}. Pass a "
+            "share of the baseline's score."
         )
     steps = math.ceil(math.log(high / low) / math.log(ratio))
     grid = sorted({min(high, round(low * ratio**k)) for k in range(steps)} | {high})
@@ -295,8 +301,8 @@ def _checked(
     dims = np.asarray(ds)
     table, base = (np.asarray(x, np.float64) for x in (scores, baseline))
     wrong = []
-    if dims.ndim != 1 or dims.size == 0 or (np.diff(dims) <= 0).any():
-        wrong.append(f"ds {dims.tolist()}: expected increasing dimensions")
+    if not _rising(dims):
+        wrong.append(f"ds {dims.tolist()}: expected increasing dimensions, at least 1")
     if table.ndim not in (1, 2) or table.shape[:1] != dims.shape or table.size == 0:
         wrong.append(
             f"scores of shape {table.shape}: expected [d] or [d, seed] with "
@@ -305,9 +311,27 @@ def _checked(
     if base.ndim > 1 or base.size == 0:
         wrong.append(f"baseline of shape {base.shape}: expected a number or [seed]")
     if not (np.isfinite(table).all() and np.isfinite(base).all()):
-        wrong.append("scores: expected finite numbers")
+        wrong.append(f"{_not_finite(dims, table, base)}: expected finite numbers")
     if not (share > 0 and 0 < level < 1):
         wrong.append(f"share={share}, level={level}: expected share > 0, 0 < level < 1")
     if wrong:
         raise ValueError(f"{_WHO}: wrong {'; '.join(wrong)}. Pass one sweep's scores.")
     return dims, table.reshape(len(dims), -1), base.reshape(-1)
+
+
+def _rising(dims: np.ndarray) -> bool:
+    """Whether dimensions are finite, at least 1, and increase."""
+    if dims.ndim != 1 or dims.size == 0 or not np.isfinite(dims).all():
+        return False
+    return bool(dims[0] >= 1 and (np.diff(dims) > 0).all())
+
+
+def _not_finite(dims: np.ndarray, table: np.ndarray, base: np.ndarray) -> str:
+    """Where numbers are not finite."""
+    bad = [] if np.isfinite(base).all() else [f"baseline {base.tolist()}"]
+    if table.shape[:1] != dims.shape:
+        return "; ".join([*bad, "scores"])
+    for d, own in zip(dims.tolist(), table, strict=True):
+        if not np.isfinite(own).all():
+            bad.append(f"scores {own.tolist()} at d={d}")
+    return "; ".join(bad)

@@ -24,14 +24,14 @@ def is_nested(subspace: Any) -> bool:
     return isinstance(subspace, Projection) and subspace.nested
 
 
-def dimension(d: Any) -> int:
-    """A dimension as an int; its range is checked with the transform.
+def dimension(d: Any, names: str = "dimensions") -> int:
+    """A dimension, or a seed, as an int; its range is checked elsewhere.
 
     Raises:
         TypeError: If it is none.
     """
     if isinstance(d, bool) or not hasattr(d, "__index__"):
-        raise TypeError(f"{_WHO}: dimensions must be ints, got {d!r}.")
+        raise TypeError(f"{_WHO}: {names} must be ints, got {d!r}.")
     return operator.index(d)
 
 

@@ -161,6 +161,8 @@ def test_refusals():
     assert mitigate({"w": over}, k=1)["w"].rank == 1
     with pytest.raises(ValueError, match="finite numbers, .* in 'w'"):
         mitigate({"w": low(b=B * np.inf)})
+    with pytest.raises(ValueError, match="expected a finite scale, got nan"):
+        mitigate({"w": low()}, scale=float("nan"))
 
 
 def test_a_base_without_dense_form_is_refused():

@@ -152,9 +152,9 @@ def work(tmp_path, monkeypatch):
     def opened(**more):
         config = intrinsic_mnist.Config(
             **{
-                "nets": ("fc",), "seeds": (0, 1), "ds_fc": (3, 9), "epochs": 2,
-                "batch": 6, "projection": "sparse", "levels": (3, 5), "choices": 8,
-                "search_fc": (3, 9), "ratio": 1.4, **more,
+                "nets": ("fc",), "seeds": (0, 1), "seeds_fc": (0, 1), "ds_fc": (3, 9),
+                "epochs": 2, "batch": 6, "projection": "sparse", "levels": (3, 5),
+                "choices": 8, "search_fc": (3, 9), "ratio": 1.4, **more,
             }
         )  # fmt: skip
         session = runner.Session("intrinsic_mnist", tmp_path)
@@ -164,7 +164,7 @@ def work(tmp_path, monkeypatch):
 
 
 def test_rows_are_runs_and_resume(work):
-    first = work()
+    first = work(seeds=(2,))  # those of the other curves
     first.main("fc")
     records, problems = read_folder(first.session.folder)
     assert not problems
@@ -218,8 +218,8 @@ def test_bounds_are_of_the_rounded_net(work):
     assert row.metrics["bound"] == min(row.series["bound"])
 
 
-def test_search_adds_rows_of_the_curve(work):
-    own = work(seeds=(0,))
+def test_search_adds_rows_of_the_curve_with_its_seeds(work):
+    own = work(seeds_fc=(0,))
     own.search("fc")
     grid = {f"main-fc-d{d}-s0" for d in (3, 4, 6, 8, 9)}
     names = set(own.session.written)

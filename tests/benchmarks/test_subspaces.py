@@ -1,5 +1,6 @@
 """Studies of sizes: what a size trains, tuning, needed sizes, texts and decoders."""
 
+import dataclasses
 import functools
 
 import jax
@@ -12,6 +13,7 @@ from benchmarks.record import Record, Records
 from benchmarks.runner import Session
 from benchmarks.study import language as lm
 from benchmarks.study import needed as sizes
+from benchmarks.study.rate_ends import rate_ends
 from benchmarks.study.subspaces import (
     Plan,
     Problem,
@@ -161,6 +163,24 @@ def test_a_share_of_the_baseline_is_needed():
     none = sizes.Curve((1,), (0, 1), np.array([[-0.1, 0.0]]))
     assert sizes.shown(sizes.needed(own, none), 4) == "> 4"
     assert sizes.needed(own, None) is None
+
+
+def test_rates_at_an_end_of_their_grid_are_counted_once_for_all_seeds():
+    def rows(size, rate, rates=(0.1, 0.2, 0.4), way="did"):
+        cell = {"way": way, "weights": "w", "task": "t", "size": size}
+        own = [record(size, seed, 0.0) for seed in (0, 1)]
+        return [
+            dataclasses.replace(
+                r, row=f"{way}{r.row}", config=cell | {"rates": list(rates)},
+                metrics={"rate": rate},
+            )
+            for r in own
+        ]  # fmt: skip
+
+    found = [*rows(1, 0.1), *rows(2, 0.2), *rows(3, 0.4), *rows(4, 0.1)]
+    found += [*rows(1, 0.2, way="lora"), *rows(1, None, (), way="start")]
+    table = rate_ends(Records(found), {"did": "DID", "lora": "LoRA", "head": "head"})
+    assert table.rows == [["DID", 4, 2, 1], ["LoRA", 1, 0, 0], ["head"] + [None] * 3]
 
 
 def test_verdicts_of_intervals():

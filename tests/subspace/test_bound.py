@@ -11,6 +11,7 @@ import lowrank as lrk
 from lowrank.subspace._bound import _code_bits
 from tests.network import numbers
 from tests.reference import bound as reference
+from tests.untyped import untyped
 
 quantise, compression_bound = lrk.subspace.quantise, lrk.subspace.compression_bound
 HEAD = 33.0  # the step, and which code
@@ -158,6 +159,8 @@ def test_refuses_vectors_that_cannot_be_coded():
             quantise(z, 3)
     with pytest.raises(ValueError, match="levels must be at least 2, got 1"):
         quantise([1.0], 1)
+    with untyped(), pytest.raises(TypeError, match=r"levels must be an int, got 2\.5"):
+        quantise([1.0], 2.5)
 
 
 def test_refuses_numbers_out_of_range_together():

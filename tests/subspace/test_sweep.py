@@ -228,11 +228,15 @@ def test_refuses_grids_that_are_none():
         swept(DENSE, rates=(float("nan"),))
     with pytest.raises(ValueError, match="chunk must be at least 1, got 0"):
         swept(DENSE, chunk=0)
+    with untyped(), pytest.raises(TypeError, match=r"chunk must be an int, got 2\.5"):
+        swept(DENSE, chunk=2.5)
     with (
         untyped(),
         pytest.raises(TypeError, match=r"dimensions must be ints, got 2\.5"),
     ):
         swept(DENSE, ds=(2.5,))
+    with untyped(), pytest.raises(TypeError, match=r"seeds must be ints, got 0\.5"):
+        swept(DENSE, seeds=(0.5,))
     with pytest.raises(ValueError, match="d=16 exceeds the 15 entries"):
         swept(DENSE, ds=(16,))
 

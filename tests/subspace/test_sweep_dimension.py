@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import lowrank as lrk
+from tests.untyped import untyped
 
 measure = lrk.subspace.intrinsic_dimension
 DS = (100, 200, 400)
@@ -151,8 +152,17 @@ def test_refuses_scores_that_do_not_fit():
         measure((1, 2), [0.1, 0.2, 0.3], 1.0)
     with pytest.raises(ValueError, match=r"baseline of shape \(1, 1\)"):
         measure((1, 2), [0.1, 0.2], [[1.0]])
-    with pytest.raises(ValueError, match="expected finite numbers"):
-        measure((1, 2), [0.1, math.nan], 1.0)
+    for ds in ((0, 1), (1, math.inf)):
+        with (
+            untyped(),
+            pytest.raises(ValueError, match=r"ds \[.*\]: expected .* at least 1"),
+        ):
+            measure(ds, [0.1, 0.2], 1.0)
+    match = r"wrong scores \[0\.3, nan\] at d=2: expected finite numbers"
+    with pytest.raises(ValueError, match=match):
+        measure((1, 2), [[0.1, 0.2], [0.3, math.nan]], 1.0)
+    with pytest.raises(ValueError, match=r"baseline \[0\.9, inf\]: expected finite"):
+        measure((1, 2), [0.1, 0.2], [0.9, math.inf])
     with pytest.raises(ValueError, match=r"share=0\.0, level=1\.5"):
         measure((1, 2), [0.1, 0.2], 1.0, share=0.0, level=1.5)
 
@@ -162,5 +172,7 @@ def test_bisection_refuses_ends_and_scores():
         lrk.subspace.bisect(float, 5, 5, 1.0)
     with pytest.raises(ValueError, match=r"ratio=1\.0"):
         lrk.subspace.bisect(float, 1, 5, 1.0, ratio=1.0)
+    with pytest.raises(ValueError, match="a finite threshold, got nan"):
+        lrk.subspace.bisect(float, 1, 5, math.nan)
     with pytest.raises(ValueError, match="the score at d=1 is NaN"):
         lrk.subspace.bisect(lambda _: math.nan, 1, 5, 1.0)

@@ -88,7 +88,8 @@ def cells(config: Any, own: Texts) -> list[Rated]:
 
 def rates(config: Any, cell: Cell, total: Callable[[str], int]) -> Sequence[float]:
     """As many learning rates for every cell."""
-    if cell.way in ("did", "said"):
-        return subspace_rates(config.moves, total(cell.task), cell.size)
+    moves = {"did": config.moves, "said": config.said_moves}
+    if cell.way in moves:
+        return subspace_rates(moves[cell.way], total(cell.task), cell.size)
     own = {"full": config.full_rates, "head": config.head_rates, "lora": config.rates}
     return own[cell.way]

@@ -286,6 +286,8 @@ class Work:
             own = {"dialogue": c.decoder_rates, "random": c.random_rates}
             return lora_rates(own.get(cell.task, c.rates), cell.size)
         if cell.task == "dialogue":
-            return c.decoder_full_rates
+            return c.decoder_full_rates if cell.way == "full" else c.decoder_part_rates
         rates = {"head": c.head_rates, "bias": c.bias_rates}
+        if cell.task != "random":
+            rates["last"] = c.last_rates
         return rates.get(cell.way, c.full_rates)

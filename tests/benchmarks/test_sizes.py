@@ -241,7 +241,12 @@ def test_all_ways_and_ranks_have_as_many_rates():
     c, d = sizes.Config(), low_rank_fails.Config()
     assert len(c.rates) == len(c.moves) == len(c.full_rates)
     texts = (d.rates, d.random_rates, d.full_rates, d.moves, d.head_rates, d.bias_rates)
+    texts = (*texts, d.last_rates)
     decoder = (d.decoder_rates, d.decoder_full_rates, d.decoder_moves)
+    decoder = (*decoder, d.decoder_part_rates)
+    e = intrinsic_text.Config()
+    own = (e.rates, e.full_rates, e.moves, e.said_moves, e.head_rates)
+    assert len({len(rates) for rates in own}) == 1
     assert len({len(own) for own in texts}) == 1
     assert len({len(own) for own in decoder}) == 1
     assert max(d.ds) <= d.block

@@ -21,7 +21,7 @@ from benchmarks.study.train import OPTIMIZER, batches, schedule
 from lowrank.subspace import Projection
 
 TUNING_SEED = 1000  # of the runs that choose a learning rate
-SUBSPACE = "subspace"
+SUBSPACE, HEAD = "subspace", "head"
 Select = Callable[[str, Any], bool]
 Params = Mapping[str, Any]
 
@@ -162,6 +162,7 @@ class Runner:
         size: int,
         rate: float,
         seed: int,
+        head: float | None = None,
     ) -> tuple[Params, np.ndarray]:
         """One run.
 
@@ -173,6 +174,8 @@ class Runner:
             size: How many numbers, or ranks; at most the way's largest.
             rate: Peak learning rate.
             seed: Of the projection or factors, and of the order of examples.
+            head: Peak learning rate of the head, where it trains as a whole; None:
+                that of all else.
 
         Returns:
             Plain weights, and the loss of each step.
@@ -186,6 +189,7 @@ class Runner:
             "order": jnp.asarray(order),
             "shares": jnp.asarray(schedule(plan.steps), jnp.float32),
             "size": jnp.int32(size),
+            "head": jnp.float32(rate if head is None else head),
         }
         moved, losses = self._programs[key](
             params, np.float32(rate), np.uint32(seed), given
@@ -216,6 +220,12 @@ def _zeros(shapes: Any) -> Any:
     return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
 
 
+def _of_head(path: Sequence[Any]) -> bool:
+    """Whether a trained array is a leaf of the head itself."""
+    names = [key.key for key in path if isinstance(key, jax.tree_util.DictKey)]
+    return str(names[0]).startswith(f"{HEAD}/")
+
+
 def _trainer(loss: Any, way: Way) -> Callable[..., Any]:
     """What `trial` is given: all steps in one loop, and the weights at its end."""
 
@@ -232,7 +242,12 @@ def _trainer(loss: Any, way: Way) -> Callable[..., Any]:
             value, slope = jax.value_and_grad(mean)(trained, rows)
             slope = jax.tree.map(lambda g, k: g * k, slope, kept)
             update, memory = OPTIMIZER.update(slope, memory)
-            trained = jax.tree.map(lambda x, u: x - rate * share * u, trained, update)
+
+            def moved(path: Any, x: Any, u: Any) -> jax.Array:
+                own = given["head"] if _of_head(path) else rate
+                return x - own * share * u
+
+            trained = jax.tree_util.tree_map_with_path(moved, trained, update)
             return (trained, memory), value
 
         memory = OPTIMIZER.init(first)

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from benchmarks.runner import Session
-from benchmarks.study.subspaces import TUNING_SEED, Plan, Problem, Runner
+from benchmarks.study.subspaces import HEAD, TUNING_SEED, Plan, Problem, Runner
 
 
 class Bench(Protocol):
@@ -54,16 +54,30 @@ class Trials:
         session: Session,
         plan: Plan,
         given: Mapping[str, Any],
+        head: Mapping[str, Sequence[float]] | None = None,
     ) -> None:
-        """Takes the parts, and what decides every result: a cell's own is added."""
+        """Takes the parts, and what decides every result: a cell's own is added.
+
+        Args:
+            bench: What is learnt.
+            runner: The ways.
+            session: Where rows are kept.
+            plan: Steps and examples.
+            given: What decides every result.
+            head: By name, ways whose head has a learning rate of its own: that which
+                validation chooses for the head alone, of as many.
+        """
         self.bench, self.runner, self.session = bench, runner, session
         self.plan, self._given = plan, dict(given)
+        self._head = dict(head or {})
         self._numbers: dict[Any, int] = {}
 
     def given(self, cell: Cell, rates: Sequence[float], **more: Any) -> dict[str, Any]:
         """What decides a row."""
         largest = self.runner.largest.get(cell.way, 0)
         own = {**cell._asdict(), "rates": list(rates), "largest": largest}
+        if cell.way in self._head:
+            own["head_rates"] = list(self._head[cell.way])
         return {**self._given, **own, **self.plan._asdict(), **more}
 
     def train(self, cell: Cell, rate: float, seed: int) -> tuple[Any, np.ndarray]:
@@ -71,8 +85,15 @@ class Trials:
         return self.runner.train(
             cell.way, self.bench.problem(cell), self.plan,
             self.bench.start(cell, seed),
-            size=cell.size, rate=rate, seed=seed,
+            size=cell.size, rate=rate, seed=seed, head=self.head_rate(cell),
         )  # fmt: skip
+
+    def head_rate(self, cell: Cell) -> float | None:
+        """The rate of a cell's head: the best of the head alone, or None."""
+        if cell.way not in self._head:
+            return None
+        alone = cell._replace(way=HEAD, size=1)
+        return self.rate(alone, self._head[cell.way])[0]
 
     def rate(self, cell: Cell, rates: Sequence[float]) -> tuple[float, list[float]]:
         """The rate of least validation loss, each run in full with a seed apart."""
@@ -103,6 +124,8 @@ class Trials:
             "rates_tried": tried,
             "trained": self._trained(cell),
         }
+        if (head := self.head_rate(cell)) is not None:
+            metrics["head_rate"] = head
         return self.session.save(
             row, metrics, config=given, series={"loss": losses},
             seconds=time.perf_counter() - begin, seed=seed,

@@ -33,6 +33,7 @@ from benchmarks.study.trials import Cell, Trials
 from benchmarks.tables._sizes_rules import lora_rates
 
 OTHERS = ("full", "head", "bias", "last")
+HEADED = ("full", "bias", "last", "lora")  # the head has a rate of its own
 START = "pretrained"
 BATCH = 32  # examples of a step of the decoder's pretraining
 RATE = 3e-3  # and its peak learning rate
@@ -159,12 +160,14 @@ class Work:
             "did": did(lrk.subspace.fastfood_stacked(c.block), moves),
             "lora": lora(KERNELS, is_head if moves is everything else None),
         }
+        heads = {}
         if moves is everything:
             ways["head"] = part("head alone", is_head)
+            heads = dict.fromkeys(HEADED, c.head_rates)
         names = ("layers", "train", "valid", "test", "head", "synthetic")
         own = {name: getattr(c, name) for name in names} | dict(given)
         runner = self._runner(ways, max((*c.ranks, *c.compared)), c.block)
-        return Trials(texts, runner, self.session, plan, own)
+        return Trials(texts, runner, self.session, plan, own, heads)
 
     def _runner(self, ways: Mapping[str, Any], rank: int, d: int) -> Runner:
         """A runner of ways up to a rank and a dimension."""

@@ -71,10 +71,10 @@ class Config(Options):
     """How far a step of DID moves a weight."""
     last_rates: tuple[float, ...] = (8e-4, 2e-3, 5e-3)
     """Rates of the last layer; with random labels it takes those of all weights."""
-    head_rates: tuple[float, ...] = (3e-2, 1e-1, 3e-1)
-    """Peak learning rates of the head alone."""
+    head_rates: tuple[float, ...] = (1e-2, 3e-2, 1e-1)
+    """Peak learning rates of the head alone; the best is that of every other head."""
     bias_rates: tuple[float, ...] = (3e-3, 1e-2, 3e-2)
-    """Peak learning rates of biases, with the head."""
+    """Peak learning rates of biases."""
     block: int = 32_768
     """Length of Fastfood's blocks, at least the largest dimension."""
     files_train: int = 2048

@@ -87,6 +87,18 @@ def test_a_rank_is_the_first_columns_of_the_largest(runner):
     assert np.any(change["head"]["bias"])
 
 
+def test_a_head_has_its_own_rate(runner):
+    """Adam's first steps move by the rate: none for the head, more for the rest."""
+    plan = Plan(6, 4)
+    given = {"size": 2, "rate": 0.1, "seed": 0}
+    still, _ = runner.train("lora", PROBLEM, plan, PARAMS, **given, head=0.0)
+    same, _ = runner.train("lora", PROBLEM, plan, PARAMS, **given, head=0.1)
+    usual, _ = runner.train("lora", PROBLEM, plan, PARAMS, **given)
+    assert not np.any(still["head"]["bias"])
+    assert np.any(still["w"]["kernel"] != PARAMS["w"]["kernel"])
+    jax.tree.map(np.testing.assert_array_equal, same, usual)
+
+
 @pytest.mark.parametrize(
     ("name", "size", "number"),
     [("did", 5, 5), ("said", 5, 5), ("lora", 2, 27), ("bare", 3, 33), ("head", 1, 5)],
@@ -131,6 +143,16 @@ def test_cells_are_tuned_on_validation_and_resumed(runner, tmp_path):
     Trials(Toy(), runner, again, Plan(6, 4), {}).row(cell, (0.01, 0.1, 1.0), 0)
     assert again.reused
     assert not again.written
+
+
+def test_a_head_takes_the_rate_chosen_for_it_alone(runner, tmp_path):
+    heads = {"lora": (0.02, 0.2)}
+    trials = Trials(Toy(), runner, Session("t", tmp_path), Plan(6, 4), {}, heads)
+    record = trials.row(Cell("lora", "w", "t", 2), (0.1, 1.0), 0)
+    assert record.metrics["head_rate"] == 0.02
+    assert record.config["head_rates"] == [0.02, 0.2]
+    alone = trials.row(Cell("head", "w", "t", 1), (0.02, 0.2), 0)
+    assert "head_rate" not in alone.metrics
 
 
 # --- needed sizes

@@ -207,6 +207,12 @@ def check_parts(who: str, device: Any) -> None:
     if bad:
         raise TypeError(f"{who}: {'; '.join(bad)}. They are classes of lrk.rram.")
     numbers = {name: getattr(device, name) for name in _PLAIN}
+    for name in ("g_lrs", "g_hrs"):
+        value = getattr(device, name)
+        ends = value if isinstance(value, (tuple, list)) else (value,)
+        numbers |= {
+            name if len(ends) == 1 else f"{name}[{i}]": v for i, v in enumerate(ends)
+        }
     needed = set(_NEEDED)
     for name in _PARTS:
         part = getattr(device, name)
@@ -240,11 +246,10 @@ def _check_scalars(who: str, numbers: dict[str, Any]) -> None:
     Raises:
         ValueError: If there are any; all are named.
     """
-    arrays = {name: np.shape(value) for name, value in numbers.items()}
     bad = [
-        f"{name} of shape {shape}"
-        for name, shape in arrays.items()
-        if shape and name != "write.coefficients"
+        f"{name} of shape {np.shape(value)}"
+        for name, value in numbers.items()
+        if name != "write.coefficients" and np.shape(value)
     ]
     if bad:
         raise ValueError(

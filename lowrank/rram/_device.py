@@ -152,6 +152,12 @@ class Device:
         parts = (self.dac, self.adc, self.read, self.wire)
         return any(part is not None for part in parts)
 
+    @property
+    def stochastic(self) -> bool:
+        """Whether products draw random numbers, so that `apply` needs a key."""
+        noisy = isinstance(self.adc, Converter) and self.adc.noise is not None
+        return noisy or self.read is not None
+
 
 def _check_stuck(name: str, value: Any) -> None:
     """Refuse stuck conductances below zero and ranges that run backwards.

@@ -272,7 +272,14 @@ def test_the_state_holds_arrays_only_and_restores_from_shapes():
         (
             lambda: rram.crossbar(FAULTY).init(KEY, {"w": jnp.ones((2, 2), int)}),
             ValueError,
-            "matches none|not floating",
+            "crossbar: the selection matches none of 1 leaves",
+        ),
+        (
+            lambda: rram.crossbar(FAULTY, select=lambda *_: True).init(
+                KEY, {"w": jnp.ones((2, 2), int)}
+            ),
+            ValueError,
+            r"cannot lay 'w' of shape \(2, 2\): not floating on a crossbar",
         ),
     ],
 )

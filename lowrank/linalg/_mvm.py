@@ -107,7 +107,8 @@ def with_wires(g: Array, wire: Any, tile: int | None = None) -> Array:
 
     Returns:
         Conductances of the same shape. They say something only where they are close to
-        `g`: the next order is not there.
+        `g`: the next order is not there, and where `r G (rows^2 + cols^2) / 2` passes 1
+        they are negative.
     """
     rows, cols = g.shape[-2:]
     tiles = tile_count(rows, tile)

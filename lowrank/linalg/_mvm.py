@@ -86,7 +86,7 @@ def crossbar_weights(
     """
     gain = (scale / unit).astype(scale.dtype)
     cells = _difference(pair, numbers, tile)
-    return cells * _for_rows(gain, cells.shape[-2], tile)
+    return cells * for_rows(gain, cells.shape[-2], tile)
 
 
 def with_wires(g: Array, wire: Any, tile: int | None = None) -> Array:
@@ -107,7 +107,8 @@ def with_wires(g: Array, wire: Any, tile: int | None = None) -> Array:
 
     Returns:
         Conductances of the same shape. They say something only where they are close to
-        `g`: the next order is not there.
+        `g`: the next order is not there, and where `r G (rows^2 + cols^2) / 2` passes 1
+        they are negative.
     """
     rows, cols = g.shape[-2:]
     tiles = tile_count(rows, tile)
@@ -185,8 +186,17 @@ def _tiled(a: Array, axis: int, tile: int | None) -> Array:
     return a.reshape(*a.shape[:axis], tiles, tile, *a.shape[axis + 1 :])
 
 
-def _for_rows(gain: Array, rows: int, tile: int | None) -> Array:
-    """What belongs to each tile, for each of its rows; one row for one tile."""
+def for_rows(gain: Array, rows: int, tile: int | None) -> Array:
+    """What belongs to each tile, for each of its rows; one row for one tile.
+
+    Args:
+        gain: `[*stack, tiles, cols]` or `[*stack, tiles, 1]`.
+        rows: Rows of all tiles.
+        tile: Rows of a tile; None: all of them.
+
+    Returns:
+        `[*stack, rows, ...]`, or `[*stack, 1, ...]` if there is one tile.
+    """
     if gain.shape[-2] == 1 or tile is None:
         return gain
     return jnp.repeat(gain, tile, axis=-2)[..., :rows, :]
@@ -207,7 +217,7 @@ def _analog(
     if tiles == 1:
         y = jnp.matmul(u, cells, precision=precision) * gain
     else:
-        rows = _for_rows(gain, cells.shape[-2], tile)
+        rows = for_rows(gain, cells.shape[-2], tile)
         y = jnp.matmul(u, cells * rows, precision=precision)
     if "read" not in numbers:
         return y

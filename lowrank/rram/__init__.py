@@ -18,7 +18,7 @@ from lowrank.rram._effects import (
     Relaxation,
 )
 from lowrank.rram._factors import factors
-from lowrank.rram._flip import choose_flips, flip
+from lowrank.rram._flip import choose_flips, choose_row_flips, flip
 from lowrank.rram._freeze import afflicted, freeze_order, frozen
 from lowrank.rram._halora import adapter_norm_penalty, chip_key
 from lowrank.rram._importance import fisher_importance, importance
@@ -75,6 +75,7 @@ __all__ = [
     "chen2015_b",
     "chip_key",
     "choose_flips",
+    "choose_row_flips",
     "cmo_hfox",
     "compensated",
     "cost_card",

@@ -25,8 +25,9 @@ def sample(
 ) -> dict[str, Array]:
     """Draw the cells of one weight, seen as `[*stack, rows, cols]`.
 
-    The draws depend on the key alone: with one key, raising a rate only adds faults,
-    and spreads scale the same deviations.
+    The draws depend on the key alone, not on the precision that is enabled: with one
+    key, raising a rate only adds faults, spreads scale the same deviations, and a later
+    time ages the same cells.
 
     Args:
         key: A random key.
@@ -94,7 +95,8 @@ def _codes(key: Array, cells: tuple[int, ...], device: Device) -> Codes:
     if not (_never(device.p_lrs) and _never(device.p_hrs)):
         u = _uniform(_own(key, "fault"), cells, device.clusters)
         code = jnp.where(u < device.p_hrs, jnp.int8(HRS), code)
-        code = jnp.where(u >= 1.0 - jnp.asarray(device.p_lrs), jnp.int8(LRS), code)
+        healthy = 1.0 - jnp.asarray(device.p_lrs, jnp.float32)
+        code = jnp.where(u >= healthy, jnp.int8(LRS), code)
     return code
 
 
@@ -113,7 +115,9 @@ def _open_lines(
         "column": (*stack, pair, -(-rows // size), cols),
     }
     cut, dead = (
-        None if _never(rate) else jax.random.uniform(_own(key, n), shapes[n]) < rate
+        None
+        if _never(rate)
+        else jax.random.uniform(_own(key, n), shapes[n], jnp.float32) < rate
         for n, rate in rates.items()
     )
     if dead is not None and dead.shape[-2] > 1:
@@ -134,7 +138,7 @@ def _uniform(
         return flat_uniform(key, cells)
     *stack, pair, rows, cols = cells
     plane = (*stack, rows, pair * cols)  # the two columns of a weight lie side by side
-    white, rough = jax.random.normal(key, (2, *plane))
+    white, rough = jax.random.normal(key, (2, *plane), jnp.float32)
     share = jnp.asarray(clusters.share, jnp.float32)
     z = jnp.sqrt(share) * _smooth(white, clusters.length)
     z = z + jnp.sqrt(1.0 - share) * rough
@@ -166,7 +170,7 @@ def _deviations(
     key: Array, cells: tuple[int, ...], device: Device
 ) -> tuple[Cells, Cells | None, Cells | None]:
     """`(gain, shift, theta)` of healthy cells, after programming and ageing."""
-    gain, shift, theta = jnp.ones(cells), None, None
+    gain, shift, theta = jnp.ones(cells, jnp.float32), None, None
     if device.write is not None:
         drawn = flat_normal(_own(key, "write"), cells)
         if isinstance(device.write, Polynomial):
@@ -198,7 +202,7 @@ def _level(key: Array, shape: tuple[int, ...], value: Any) -> Any:
     """One conductance, or one for each cell from a range."""
     if not isinstance(value, (tuple, list)):
         return value
-    u = jax.random.uniform(key, shape)
+    u = jax.random.uniform(key, shape, jnp.float32)
     return value[0] + (value[1] - value[0]) * u
 
 

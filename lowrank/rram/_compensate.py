@@ -10,7 +10,7 @@ from lowrank._base import Array, Path, PyTree
 from lowrank._select import Select, is_matrix, selected
 from lowrank.operators._rows import from_matrix, to_matrix
 from lowrank.rram._freeze import column_scale, weights
-from lowrank.rram._numbers import check
+from lowrank.rram._numbers import check, check_whole
 
 _PASSES = 3
 
@@ -46,8 +46,8 @@ def compensated(
         larger than the largest of its column in `params`.
 
     Raises:
-        ValueError: If `passes < 1`, nothing is selected, a leaf needs `axes`, or
-            `deploy` gives another tree.
+        ValueError: If `passes < 1` or is not whole, nothing is selected, a leaf needs
+            `axes`, or `deploy` gives another tree.
 
     Example:
         >>> half = lambda p: {"w": p["w"] * jnp.asarray([[0.5], [1.0]])}
@@ -66,6 +66,7 @@ def compensated(
         mapped to known variation; this is the plainest way that uses the map.
     """
     check("compensated", passes=(passes, 1, None))
+    check_whole("compensated", passes=passes)
     chosen = selected("compensated", params, select)
     found = resolve("compensated", chosen, axes)
     own = dict(chosen)

@@ -8,6 +8,7 @@ from lowrank import _show
 from lowrank._axes import Axes, resolve
 from lowrank._base import Path, PyTree
 from lowrank._select import Select, is_matrix, selected
+from lowrank.rram._numbers import check_whole
 
 _ENERGIES = {"conversion_pj": 1.67, "multiply_add_pj": 4.6, "byte_pj": 1.25}
 _COUNTS = ("cells", "conversions", "multiply_adds", "bytes_moved", "bytes_stored")
@@ -124,8 +125,9 @@ def cost_card(
         assumed.
 
     Raises:
-        ValueError: If a number is out of range, or `rank` or `uses` names a leaf that
-            is not on the chip, or the selection or the axes do not fit.
+        ValueError: If a number is out of range or a count not whole, or `rank` or
+            `uses` names a leaf that is not on the chip, or the selection or the axes do
+            not fit.
 
     Example:
         >>> card = lrk.rram.cost_card({"w": jnp.ones((128, 10))}, rank=4, tile=64)
@@ -151,6 +153,7 @@ def cost_card(
     wrong = [f"{n}={v}" for n, v in numbers.items() if v is not None and v < 1]
     if wrong:
         raise ValueError(f"cost_card: expected at least 1, got {', '.join(wrong)}.")
+    check_whole("cost_card", **numbers)
     chosen = selected("cost_card", params, select)
     found = resolve("cost_card", chosen, axes)
     ranks = rank if isinstance(rank, Mapping) else dict.fromkeys(chosen, rank)

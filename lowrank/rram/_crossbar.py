@@ -12,6 +12,7 @@ from lowrank._base import Operator, Path, PyTree, State, Transform, is_floating
 from lowrank._select import Select, check_select, is_matrix, selected
 from lowrank.operators import Crossbar
 from lowrank.operators import _dispatch as ask
+from lowrank.operators._crossbar import NUMBERS
 from lowrank.operators._rows import from_matrix, matrix_shape, to_matrix
 from lowrank.rram._chip import sample
 from lowrank.rram._device import Device, check_parts
@@ -19,7 +20,6 @@ from lowrank.rram._effects import Converter, Polynomial
 from lowrank.rram._program import check_tile, deploy, difference, program
 
 _CELLS = ("code", "gain", "offset")
-_FRESH = ("dac_bits", "dac_limit", "adc_bits", "adc_limit", "adc_noise", "read", "wire")
 
 
 def crossbar(
@@ -87,7 +87,7 @@ def crossbar(
     check_tile("crossbar", tile)
     check_select("crossbar", select)
     numbers = device_numbers(device)
-    noisy = "read" in numbers or "adc_noise" in numbers
+    noisy = device.stochastic
     wanted = (*_CELLS, *numbers)
 
     def init(key: Array, params: PyTree) -> State:
@@ -224,7 +224,7 @@ def _check_chip(
 
 def _known(chip: Mapping[str, Array], numbers: Mapping[str, Any]) -> dict[str, Array]:
     """Of a chip that knows more effects in the product, those of this device."""
-    return {n: x for n, x in chip.items() if n not in _FRESH or n in numbers}
+    return {n: x for n, x in chip.items() if n not in NUMBERS or n in numbers}
 
 
 def _operator(
@@ -238,7 +238,7 @@ def _operator(
     device: Device,
 ) -> Crossbar:
     """The operator of one leaf."""
-    numbers = {n: chip[n] for n in _FRESH if n in chip}
+    numbers = {n: chip[n] for n in NUMBERS if n in chip}
     if "read" in chip:
         # The operator takes both cells to be noisy; a calibrated reference is not.
         share = 0.5**0.5 if device.scheme.reference else 1.0

@@ -56,7 +56,8 @@ class Device:
             product, at least 0.
         dac: `Converter` of the inputs, without noise.
         adc: `Converter` of each column's sum in each tile.
-        wire: Resistance of a wire between two cells: IR drop, to first order.
+        wire: Resistance of a wire between two cells: IR drop, to first order, for `wire
+            * g_max * (rows^2 + columns^2) / 2` far below 1 (see the notes).
         scheme: How a weight is laid on two cells: `OneSided`, `TwoSided`, `Offset` or
             `HighZero`.
 
@@ -78,6 +79,9 @@ class Device:
         resistance in some papers and the reverse in others: see `chen2015_a` and
         `chen2015_b`.
         The default range has a ratio of 10, as CrossSim's.
+        IR drop to first order says nothing where it is large: with 1 ohm and cells of
+        100 uS that number is 0.4 for 64 rows and columns and 1.6 for 128, where far
+        cells come out negative. `tile` cuts rows and not columns.
 
     References:
         The device model is described, effect by effect, in the classes of its parts.
@@ -130,6 +134,7 @@ class Device:
                 f"Device: p_lrs + p_hrs must be at most 1, got p_lrs={self.p_lrs} and "
                 f"p_hrs={self.p_hrs}."
             )
+        # A tree of axes for `vmap` has None for all its numbers.
         if self._ages and self.time is None and low is not None:
             raise ValueError(_NO_TIME)
         if isinstance(self.dac, Converter) and self.dac.noise is not None:
@@ -151,6 +156,12 @@ class Device:
         """Whether converters, read noise or wires act inside the product."""
         parts = (self.dac, self.adc, self.read, self.wire)
         return any(part is not None for part in parts)
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether products draw random numbers, so that `apply` needs a key."""
+        noisy = isinstance(self.adc, Converter) and self.adc.noise is not None
+        return noisy or self.read is not None
 
 
 def _check_stuck(name: str, value: Any) -> None:
@@ -207,6 +218,12 @@ def check_parts(who: str, device: Any) -> None:
     if bad:
         raise TypeError(f"{who}: {'; '.join(bad)}. They are classes of lrk.rram.")
     numbers = {name: getattr(device, name) for name in _PLAIN}
+    for name in ("g_lrs", "g_hrs"):
+        value = getattr(device, name)
+        ends = value if isinstance(value, (tuple, list)) else (value,)
+        numbers |= {
+            name if len(ends) == 1 else f"{name}[{i}]": v for i, v in enumerate(ends)
+        }
     needed = set(_NEEDED)
     for name in _PARTS:
         part = getattr(device, name)
@@ -240,11 +257,10 @@ def _check_scalars(who: str, numbers: dict[str, Any]) -> None:
     Raises:
         ValueError: If there are any; all are named.
     """
-    arrays = {name: np.shape(value) for name, value in numbers.items()}
     bad = [
-        f"{name} of shape {shape}"
-        for name, shape in arrays.items()
-        if shape and name != "write.coefficients"
+        f"{name} of shape {np.shape(value)}"
+        for name, value in numbers.items()
+        if name != "write.coefficients" and np.shape(value)
     ]
     if bad:
         raise ValueError(

@@ -8,9 +8,10 @@ import dataclasses
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
-from lowrank.rram._numbers import check, check_whole, clip_floor, node
+from lowrank.rram._numbers import check, check_whole, node
 
 Cells = Float[Array, "*cells"]
 
@@ -126,7 +127,8 @@ class Polynomial:
         reference: Conductance in uS that the fit's argument is relative to, above 0.
 
     Raises:
-        ValueError: If there is no coefficient, or `reference <= 0`.
+        TypeError: If a coefficient is no number.
+        ValueError: If there is no coefficient, one is not finite, or `reference <= 0`.
 
     Example:
         >>> noise = lrk.rram.Polynomial((1.0, 2.0), reference=40.0)
@@ -150,15 +152,21 @@ class Polynomial:
     def __post_init__(self) -> None:
         """Refuse a fit without terms or reference."""
         check("Polynomial", reference=(self.reference, 0, None, "above"))
-        if isinstance(self.coefficients, (tuple, list)):
-            if not self.coefficients:
-                raise ValueError("Polynomial: expected at least one coefficient.")
-            values = tuple(float(c) for c in self.coefficients)
-            object.__setattr__(self, "coefficients", values)
+        given = self.coefficients
+        listed = isinstance(given, (tuple, list))
+        shape = (len(given),) if listed else np.shape(given)
+        if len(shape) != 1 or not shape[0]:
+            raise ValueError(
+                f"Polynomial: expected at least one coefficient, [K], got {given!r}."
+            )
+        for each in given if listed else (given,):
+            check("Polynomial", coefficients=(each, None, None))
+        if listed:
+            object.__setattr__(self, "coefficients", tuple(given))
 
     def std(self, g: Cells) -> Cells:
         """Standard deviation in uS at conductances in uS."""
-        return polynomial_std(g, jnp.asarray(self.coefficients), self.reference)
+        return polynomial_std(g, jnp.asarray(self.coefficients, float), self.reference)
 
 
 def polynomial_std(g: Cells, coefficients: Float[Array, " k"], reference: Any) -> Cells:
@@ -243,7 +251,8 @@ class Relaxation:
     def offset(self, phi: Cells, time: Any) -> Cells:
         """Shift of each cell at a time, `phi ~ N(0, 1)`, in uS."""
         log = jnp.log(jnp.asarray(time, jnp.float32))
-        return self.mean * log + clip_floor(self.spread * log + self.base) * phi
+        std = jnp.maximum(self.spread * log + self.base, 0.0)
+        return self.mean * log + std * phi
 
 
 @node

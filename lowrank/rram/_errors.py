@@ -99,14 +99,22 @@ def _chosen(
     return found
 
 
+def held(leaf: Any) -> Array | None:
+    """The weight that a leaf stands for on a chip, without what acts in products.
+
+    None for an operator that has no such weight.
+    """
+    if not is_operator(leaf):
+        return leaf
+    if leaf.has_dense:
+        return leaf.dense()
+    read = getattr(type(leaf), "programmed_weight", None)
+    return None if read is None else read(leaf)
+
+
 def _weight(leaf: Any) -> Array | None:
     """The numbers of a leaf in float32 or wider, or None."""
-    if not is_floating(leaf):
+    w = held(leaf) if is_floating(leaf) else None
+    if w is None:
         return None
-    if is_operator(leaf) and leaf.has_dense:
-        leaf = leaf.dense()
-    elif is_operator(leaf):
-        if not hasattr(leaf, "programmed_weight"):
-            return None
-        leaf = leaf.programmed_weight()
-    return jnp.asarray(leaf).astype(jnp.promote_types(leaf.dtype, jnp.float32))
+    return jnp.asarray(w).astype(jnp.promote_types(w.dtype, jnp.float32))

@@ -1,5 +1,6 @@
 """Adapters on RRAM: the factors themselves on crossbars."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -107,16 +108,9 @@ def _shapes(op: LowRank) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """`(*stack, rows, cols)` of both factors: what meets the rank is flattened."""
     depth = len(op.stack)
     stack, rank = op.a.shape[:depth], op.a.shape[-1]
-    rows = op.a.size // max(1, rank * _size(stack))
-    cols = op.b.size // max(1, rank * _size(stack))
+    share = max(1, rank * math.prod(stack))
+    rows, cols = op.a.size // share, op.b.size // share
     return (*stack, rows, rank), (*stack, rank, cols)
-
-
-def _size(shape: tuple[int, ...]) -> int:
-    size = 1
-    for n in shape:
-        size *= n
-    return size
 
 
 def _cells(fixed: Mapping[str, Array], name: str) -> dict[str, Any]:

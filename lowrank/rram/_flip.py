@@ -26,11 +26,15 @@ def better_signs(
     scheme: Any,
     tile: int | None = None,
     columns: bool = True,
-) -> Int8[Array, "*stack cols"]:
-    """For each column the sign with which its weighted squared error is smaller."""
+    axis: int = -2,
+) -> Int8[Array, "*stack lines"]:
+    """For each column the sign with which its weighted squared error is smaller.
+
+    Of each row, with `axis=-1`: neither moves the scales, so lines are independent.
+    """
     plus = deploy(matrix, chip, scheme, tile, columns) - matrix
     minus = deploy(-matrix, chip, scheme, tile, columns) + matrix
-    gain = jnp.sum(omega * (plus * plus - minus * minus), axis=-2)
+    gain = jnp.sum(omega * (plus * plus - minus * minus), axis=axis)
     return jnp.where(gain > 0, -1, 1).astype(jnp.int8)
 
 
@@ -93,6 +97,64 @@ def choose_flips(
     }
 
 
+def choose_row_flips(
+    params: PyTree,
+    state: State,
+    scheme: Any,
+    importance: PyTree,
+    *,
+    tile: int | None = None,
+    columns: bool = True,
+    axes: Mapping[Path, Axes] | None = None,
+) -> dict[Path, Array]:
+    """Choose the sign with which each row is put on a chip.
+
+    As `choose_flips`, for rows: a row programmed as `-w` is driven by the negative
+    voltage. The sign is chosen whose error over the row, `sum_j omega[j] (w_hat[j] -
+    w[j])^2`, is smaller. Where columns are turned too, pass the weights behind their
+    `flip`: each choice is then the best that the other leaves.
+
+    Args:
+        params: As for `choose_flips`.
+        state: As for `choose_flips`.
+        scheme: As for `choose_flips`.
+        importance: As for `choose_flips`.
+        tile: As for `choose_flips`.
+        columns: As for `choose_flips`.
+        axes: As for `choose_flips`.
+
+    Returns:
+        Signs by path, int8 `[*stack, R]`, 1 where both signs are as good: what `flip`
+        takes for its rows.
+
+    Raises:
+        TypeError: As `choose_flips`.
+        ValueError: As `choose_flips`.
+
+    Example:
+        >>> params = {"w": jnp.asarray([[1.0], [-1.0]])}
+        >>> device = lrk.rram.Device()
+        >>> state = lrk.rram.crossbar(device).init(jax.random.key(0), params)
+        >>> chip = dict(state.fixed["w"])  # both minus cells are stuck at 100 uS
+        >>> chip["gain"] = chip["gain"].at[1].set(0.0)
+        >>> chip["offset"] = chip["offset"].at[1].set(100.0)
+        >>> state = state._replace(fixed={"w": chip})
+        >>> omega = {"w": jnp.ones((2, 1))}
+        >>> choose = lrk.rram.choose_row_flips
+        >>> choose(params, state, device.scheme, omega)["w"].tolist()
+        [-1, 1]
+
+    References:
+        Zhang et al., TCAD 2020 (as cited by later work): flips of rows.
+    """
+    check_tile("choose_row_flips", tile)
+    inputs = chip_inputs("choose_row_flips", params, state, importance, axes)
+    return {
+        path: better_signs(w, omega, chip, scheme, tile, columns, axis=-1)
+        for path, (w, omega, chip) in inputs.items()
+    }
+
+
 def flip(
     columns: Mapping[Path, Any] | None = None,
     rows: Mapping[Path, Any] | None = None,
@@ -108,7 +170,8 @@ def flip(
     Args:
         columns: For each path, signs `[*stack, C]`, each 1 or -1: what `choose_flips`
             gives. May be traced.
-        rows: For each path, signs `[*stack, R]`. May be traced.
+        rows: For each path, signs `[*stack, R]`: what `choose_row_flips` gives. May be
+            traced.
         axes: As for `lora`; inputs are rows and outputs columns, flattened in order.
 
     Returns:
@@ -189,7 +252,7 @@ def _signs(
     if wrong:
         raise ValueError(
             f"flip: signs must be 1 or -1, unlike those of {', '.join(wrong)}. Pass "
-            "what lrk.rram.choose_flips gives."
+            "what lrk.rram.choose_flips or choose_row_flips gives."
         )
     return own
 

@@ -8,9 +8,10 @@ import numpy as np
 
 from lowrank import _tree
 from lowrank._axes import Axes, resolve
-from lowrank._base import Array, Path, PyTree, is_operator
+from lowrank._base import Array, Path, PyTree
 from lowrank._select import Select, is_matrix, selected
 from lowrank.operators._rows import from_matrix, to_matrix
+from lowrank.rram._errors import held
 from lowrank.rram._numbers import check
 
 # The rank of a weight that is never frozen.
@@ -77,12 +78,8 @@ def weights(who: str, deployed: PyTree, like: Mapping[Path, Any]) -> dict[Path, 
         if leaf is None or tuple(leaf.shape) != tuple(w.shape):
             have = "nothing" if leaf is None else f"{tuple(leaf.shape)}"
             bad.append(f"'{path}': expected shape {tuple(w.shape)}, got {have}")
-        elif not is_operator(leaf):
-            found[path] = leaf
-        elif (read := getattr(type(leaf), "programmed_weight", None)) is not None:
-            found[path] = read(leaf)
-        elif leaf.has_dense:
-            found[path] = leaf.dense()
+        elif (value := held(leaf)) is not None:
+            found[path] = value
         else:
             bad.append(f"'{path}': {type(leaf).__name__} has no weight to compare")
     if bad:

@@ -196,7 +196,7 @@ def itt(
         threshold=threshold,
         **told,
     )
-    last = _tree.leaf_key(key, "train") if _draws(device) else None
+    last = _tree.leaf_key(key, "train") if device.stochastic else None
     trained = jax.jit(train)(
         params, state=state, batches=batches, importance=dict(importance), key=last
     )
@@ -209,11 +209,6 @@ def itt(
         "writes": trained.writes,
     }
     return Healed(own.transform, state, trained.params, report)
-
-
-def _draws(device: Device) -> bool:
-    """Whether products draw random numbers, so that a key is needed."""
-    return device.read is not None or device.adc is not None
 
 
 def _in_order(

@@ -15,7 +15,7 @@ from lowrank.lifting import lift
 from lowrank.rram._compensate import compensated, reduced
 from lowrank.rram._freeze import afflicted, freeze_order, frozen
 from lowrank.rram._importance import importance as importance_of
-from lowrank.rram._numbers import check
+from lowrank.rram._numbers import check, check_whole
 from lowrank.rram._on_device import Cells, on_device
 from lowrank.rram._retrain import Leaves, Loss, Optimizer, retrain, steps
 
@@ -55,8 +55,8 @@ def loss_importance(
         By path, an array of the leaf's shape, not negative.
 
     Raises:
-        ValueError: If `count < 1`, nothing is selected or the batches have no common
-            number of steps.
+        ValueError: If `count < 1` or is not whole, nothing is selected or the batches
+            have no common number of steps.
 
     Example:
         >>> loss = lambda p, x: jnp.sum(x @ p["w"])
@@ -73,6 +73,7 @@ def loss_importance(
         As `importance`.
     """
     check("loss_importance", count=(count, 1, None))
+    check_whole("loss_importance", count=count)
     number = min(count, steps("loss_importance", batches))
     leaves = _tree.leaves("loss_importance", params)
     theta = {path: w for path, w in leaves.items() if is_floating(w)}

@@ -4,7 +4,6 @@ import dataclasses
 from typing import Any, TypeVar
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from lowrank import _compat
@@ -89,8 +88,3 @@ def check_whole(who: str, **numbers: Any) -> None:
         known = concrete(value)
         if known is not None and bool((known != np.round(known)).any()):
             raise ValueError(f"{who}: {name} must be a whole number, got {value}.")
-
-
-def clip_floor(x: Any) -> Any:
-    """Not below 0."""
-    return jnp.maximum(x, 0.0)

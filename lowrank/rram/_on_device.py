@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from lowrank import _tree
+from lowrank import _check, _tree
 from lowrank._axes import Axes, resolve
 from lowrank._base import Array, Path, PyTree, State, Transform, is_floating
 from lowrank.operators._rows import from_matrix, to_matrix
@@ -63,8 +63,8 @@ def programmed(
 
     Raises:
         TypeError: If `device` is no `Device` or `tile` no int.
-        ValueError: If `tile < 1`; when it is called, if the weights do not fit the chip
-            or have fewer rows than a tile.
+        ValueError: If `tile < 1`; when it is called, if the state is not that of a
+            crossbar for this tree, or weights have fewer rows than a tile.
 
     Example:
         >>> device = lrk.rram.Device(g_min=10.0, g_max=110.0)
@@ -81,6 +81,7 @@ def programmed(
 
     def cells(params: PyTree, state: State) -> dict[Path, Array]:
         leaves = _tree.leaves("programmed", params)
+        _check.check_state("programmed", leaves, state, fixed=("gain", "offset"))
         chosen = {path: leaves[path] for path in state.fixed}
         found = resolve("programmed", chosen, axes)
         new = {}

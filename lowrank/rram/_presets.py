@@ -3,6 +3,14 @@
 from lowrank.rram._device import Device
 from lowrank.rram._effects import Polynomial, Relaxation
 
+_DAY = 24 * 3600.0
+# Coefficients of the spread in uS, for u = G / 40 uS, by the time in s.
+_WAN = {
+    1.0: (0.348, 16.030, -43.853, 45.393, -16.815),
+    _DAY: (0.701, 22.086, -50.773, 47.095, -16.458),
+    2 * _DAY: (0.782, 20.274, -43.507, 37.062, -11.934),
+}
+
 
 def chen2015_a() -> Device:
     """Stuck rates of a 4-Mb HfO2 chip, read as mostly stuck at high resistance.
@@ -118,30 +126,44 @@ def yousuf2025(p_lrs: float = 0.1, p_hrs: float = 0.1) -> Device:
     )
 
 
-def wan2022() -> Device:
-    """NeuRRAM: up to 40 uS, with write noise that depends on the conductance, at 1 s.
+def wan2022(time: float = 1.0) -> Device:
+    """NeuRRAM: up to 40 uS, deviating by a spread that depends on the conductance.
 
-    `std(G) = 0.348 + 16.030 u - 43.853 u^2 + 45.393 u^3 - 16.815 u^4` uS, `u = G / 40`.
+    After 1 s `std(G) = 0.348 + 16.030 u - 43.853 u^2 + 45.393 u^3 - 16.815 u^4` uS,
+    `u = G / 40`; after 1 and 2 days cells have relaxed, and the fits are wider.
+
+    Args:
+        time: Time since programming in s: 1, 86,400 or 172,800. There is no fit between
+            them.
 
     Returns:
         The device; its lowest conductance is set to 1 uS.
 
+    Raises:
+        ValueError: If there is no fit for the time.
+
     Example:
-        >>> device = lrk.rram.wan2022()
-        >>> round(float(device.write.std(jnp.asarray(20.0))), 2)
-        2.02
+        >>> middle = jnp.asarray(20.0)
+        >>> times = 1.0, 24 * 3600.0, 48 * 3600.0
+        >>> spreads = [lrk.rram.wan2022(t).write.std(middle) for t in times]
+        >>> [round(float(std), 2) for std in spreads]
+        [2.02, 3.91, 3.93]
 
     Notes:
-        The range's lower end is not part of the fit. The fits for 1 day and 2 days are
-        not here: only that for 1 s was read. aihwkit 1.2.0 uses the same fit
-        without its reference of 40 uS when `g_max` is another.
+        The range's lower end is not part of the fit. The spread is that of the
+        deviation at the time in all, so the device has no `relaxation` beside it.
+        aihwkit 1.2.0 uses the same fits without their reference of 40 uS when `g_max`
+        is another.
 
     References:
         Wan et al., A compute-in-memory chip based on resistive random-access memory,
-        Nature 2022: the fit as in aihwkit's source, for 1 s.
+        Nature 2022, DOI 10.1038/s41586-022-04992-8: the fits as in aihwkit's source,
+        `ReRamWan2022NoiseModel`.
     """
-    fit = (0.348, 16.030, -43.853, 45.393, -16.815)
-    return Device(g_min=1.0, g_max=40.0, write=Polynomial(fit, reference=40.0))
+    if time not in _WAN:
+        known = ", ".join(f"{t:g}" for t in _WAN)
+        raise ValueError(f"wan2022: time must be one of {known} s, got {time}.")
+    return Device(g_min=1.0, g_max=40.0, write=Polynomial(_WAN[time], reference=40.0))
 
 
 def milo2021() -> Device:
@@ -156,11 +178,13 @@ def milo2021() -> Device:
         2.733
 
     Notes:
-        The fit was read in CrossSim's source, which names the authors and the year;
-        title and venue of the paper were not looked up.
+        The fit was read in CrossSim's source, which made it from a figure of the paper;
+        the paper itself was not read.
 
     References:
-        Milo et al., 2021: the fit as in CrossSim 3.2's source.
+        Milo et al., Optimized programming algorithms for multilevel RRAM in hardware
+        neural networks, IRPS 2021: fig. 4 (the algorithm IGVVA-100), as fitted in
+        CrossSim's `RRAMMilo`.
     """
     fit = Polynomial((4.782, -0.009107), reference=1.0)
     return Device(g_min=50.0, g_max=225.0, write=fit)
@@ -188,6 +212,9 @@ def cmo_hfox(time: float = 1.0) -> Device:
     Notes:
         aihwkit 1.2.0 means to default to 2 % acceptance and takes the 0.2 % fit. The
         figures were read there; the paper behind them was not looked up.
+        Its read noise grows with time and with `log10 G`, which `read` cannot say: it
+        is left off. A share of about 1 % of `g_max` is what aihwkit advises for a
+        constant one: `cmo_hfox().replace(read=0.01)`.
 
     References:
         aihwkit's documentation and source of `ReRamCMONoiseModel`.

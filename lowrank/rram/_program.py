@@ -7,6 +7,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from lowrank.linalg import tile_count
+from lowrank.linalg._mvm import for_rows
 from lowrank.rram._effects import polynomial_std
 
 Matrix = Float[Array, "*stack rows cols"]
@@ -65,8 +67,7 @@ def tile_scale(
     """
     size = lax.stop_gradient(jnp.abs(matrix))
     *stack, rows, cols = matrix.shape
-    tile = rows if tile is None else tile
-    tiles = -(-rows // tile)
+    tiles, tile = tile_count(rows, tile), rows if tile is None else tile
     if tiles * tile != rows:
         pad = [(0, 0)] * len(stack) + [(0, tiles * tile - rows), (0, 0)]
         size = jnp.pad(size, pad)
@@ -74,15 +75,6 @@ def tile_scale(
     if not columns:
         size = size.max(-1, keepdims=True)
     return jnp.where(size > 0, size, 1.0)
-
-
-def row_scale(
-    scale: Float[Array, "*stack tiles _"], rows: int, tile: int | None
-) -> Float[Array, "*stack _ _"]:
-    """The scale of each row: one row if there is one tile."""
-    if scale.shape[-2] == 1 or tile is None:
-        return scale
-    return jnp.repeat(scale, tile, axis=-2)[..., :rows, :]
 
 
 def program(
@@ -104,8 +96,8 @@ def program(
 
     Returns:
         `(conductances, scale)`, `[*stack, 2, rows, cols]` and `[*stack, tiles, cols]`
-        (or `1` for `cols`). Rounding to levels passes gradients straight through; a
-        stuck cell has none.
+        (or `1` for `cols`), in float32 or wider. Rounding to levels passes gradients
+        straight through; a stuck cell has none.
 
     Raises:
         TypeError: If `tile` is neither None nor an int.
@@ -127,10 +119,16 @@ def program(
         aihwkit's `weight_scaling_columnwise`, levels as CrossSim's.
     """
     check_fit("program", matrix, chip, tile)
+    matrix = _wide(matrix)
     scale = tile_scale(matrix, tile, columns)
-    x = matrix / row_scale(scale, matrix.shape[-2], tile)
+    x = matrix / for_rows(scale, matrix.shape[-2], tile)
     pair = jnp.stack([_levels(t, chip) for t in scheme.targets(x)], axis=-3)
     return _cells(pair, chip), scale
+
+
+def _wide(matrix: Matrix) -> Matrix:
+    """Weights in float32 or wider: `w / s` would be rounded to half precision."""
+    return matrix.astype(jnp.promote_types(matrix.dtype, jnp.float32))
 
 
 def _levels(t: Cells, chip: Chip) -> Cells:
@@ -171,8 +169,8 @@ def deploy(
         columns: As for `program`.
 
     Returns:
-        `scale * scheme.gain * (G+ - G-) / (g_max - g_min)`, of the shape of `matrix`.
-        Differentiable in it, as `program` is.
+        `scale * scheme.gain * (G+ - G-) / (g_max - g_min)`, of the shape of `matrix`,
+        in float32 or wider. Differentiable in it, as `program` is.
 
     Raises:
         TypeError: As `program`.
@@ -199,7 +197,7 @@ def read_back(
 ) -> Matrix:
     """As `deploy`, for cells that broadcast against the weights."""
     change, scale = difference(matrix, chip, scheme, tile, columns)
-    own = row_scale(scale, matrix.shape[-2], tile)
+    own = for_rows(scale, matrix.shape[-2], tile)
     return own * (scheme.gain / (chip["g_max"] - chip["g_min"])) * change
 
 
@@ -207,8 +205,9 @@ def difference(
     matrix: Matrix, chip: Chip, scheme: Any, tile: int | None, columns: bool
 ) -> tuple[Matrix, Float[Array, "*stack tiles _"]]:
     """`(G+ - G-, scale)` in uS, without an array of both cells: as `program`."""
+    matrix = _wide(matrix)
     scale = tile_scale(matrix, tile, columns)
-    x = matrix / row_scale(scale, matrix.shape[-2], tile)
+    x = matrix / for_rows(scale, matrix.shape[-2], tile)
     plus, minus = (
         _cells(_levels(t, chip), _side(chip, i))
         for i, t in enumerate(scheme.targets(x))

@@ -24,8 +24,8 @@ def fault_free(
         params: The tree of weights.
         state: The chip: the state of `crossbar`, not of a chain around it.
         axes: As for `crossbar`.
-        rows: By path, the crossbar row of each row of the weight, if rows are permuted:
-            `Assignment.rows`. None: in their order.
+        rows: By path `[*stack, R]`, the crossbar row of each row of the weight, if rows
+            are permuted: `Assignment.rows`. None: in their order.
 
     Returns:
         By path, booleans of the leaf's shape, True where both cells are healthy: a
@@ -52,7 +52,10 @@ def fault_free(
     for path, w in chosen.items():
         healthy = (state.fixed[path]["code"] == OK).all(-3)
         if rows is not None and path in rows:
-            healthy = jnp.take(healthy, jnp.asarray(rows[path]), axis=-2)
+            places = jnp.asarray(rows[path])[..., None]
+            healthy = jnp.take_along_axis(
+                healthy, places, axis=-2, mode="fill", fill_value=False
+            )
         if healthy.shape != matrix_shape(w, found[path]):
             want = matrix_shape(w, found[path])
             bad.append(f"'{path}': expected {want}, got {healthy.shape}")

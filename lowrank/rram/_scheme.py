@@ -76,7 +76,9 @@ class Offset:
     """One cell a weight, against a reference at the middle: `t+ = (1 + x) / 2`.
 
     The reference is taken to be calibrated: it has no faults and no noise. Where a word
-    line is open it is not driven either.
+    line is open it is not driven either. With an even number of levels none lies at the
+    middle: cell and reference take the same neighbour there, so that a weight of zero
+    stays zero, and the ends of the range are half a level off.
 
     Example:
         >>> [float(t) for t in lrk.rram.Offset().targets(jnp.asarray(-0.5))]

@@ -117,9 +117,9 @@ def test_an_open_word_line_drives_no_reference():
 def test_the_tail_of_clusters_has_the_rates_asked_for(monkeypatch):
     """The distribution function of a large normal number is 1 in float32."""
 
-    def large(key, shape):
+    def large(key, shape, dtype):
         del key
-        return jnp.full(shape, 9.0)
+        return jnp.full(shape, 9.0, dtype)
 
     monkeypatch.setattr(jax.random, "normal", large)
     clusters = rram.Clusters(2.0, share=0.0)
@@ -215,6 +215,20 @@ def test_vmap_over_keys_is_a_loop_bit_for_bit():
         one = rram.sample(key, (5, 4), device)
         for name in one:
             assert np.array_equal(mapped[name][i], one[name]), name
+
+
+def test_double_precision_draws_the_same_chip():
+    device = rram.Device(
+        p_lrs=0.1, p_hrs=0.1, p_row=0.2, p_column=0.2, g_lrs=(120.0, 200.0),
+        write=rram.Additive(0.1), drift=rram.PowerDrift(0.05, 0.02), time=1e4,
+        clusters=rram.Clusters(2.0),
+    )  # fmt: skip
+    want = rram.sample(KEY, (6, 5), device)
+    with jax.enable_x64(True):
+        got = rram.sample(KEY, (6, 5), device)
+    for name, x in want.items():
+        assert got[name].dtype == x.dtype, name
+        np.testing.assert_allclose(got[name], x, rtol=1e-6, err_msg=name)
 
 
 _PROGRAM = """

@@ -8,6 +8,7 @@ import pytest
 import lowrank as lrk
 from lowrank import rram
 from tests.network import STACKED, numbers
+from tests.untyped import untyped
 
 KEY = jax.random.key(6)
 W = jnp.asarray(numbers(4, 6, 3)).at[0].set(1.0)  # every column's scale is 1
@@ -112,5 +113,8 @@ def test_stacks_and_chips_map():
 def test_bad_input_is_refused_by_name():
     with pytest.raises(ValueError, match="compensated: passes must be at least 1"):
         rram.compensated({"w": W}, lambda p: p, passes=0)
+    whole = r"compensated: passes must be a whole number, got 2\.5"
+    with untyped(), pytest.raises(ValueError, match=whole):
+        rram.compensated({"w": W}, lambda p: p, passes=2.5)
     with pytest.raises(ValueError, match=r"expected shape \(6, 3\), got \(3, 6\)"):
         rram.compensated({"w": W}, lambda p: {"w": p["w"].T})

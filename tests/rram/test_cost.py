@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import pytest
 
 import lowrank as lrk
+from tests.untyped import untyped
 
 PARAMS = {
     "bias": jnp.zeros(3),
@@ -83,6 +84,14 @@ def test_prints_as_a_table():
     assert lines[4][:3] == ["total", "62", "17"]
     assert text.endswith("energy of the batch unknown, of programming 620 pJ")
     assert "<td" in card()._repr_html_()
+
+
+def test_counts_are_whole():
+    with (
+        untyped(),
+        pytest.raises(ValueError, match=r"cost_card: tile must be a whole .* got 2\.5"),
+    ):
+        card(tile=2.5)
 
 
 @pytest.mark.parametrize(

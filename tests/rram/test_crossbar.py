@@ -163,6 +163,38 @@ def test_a_device_of_arrays_sweeps_by_vmap():
     assert float(found[0]) < 1e-6
 
 
+PRESETS = (rram.chen2015_a, rram.chen2015_b, rram.liu2017, rram.yousuf2025)
+PRESETS += (rram.wan2022, rram.milo2021, rram.cmo_hfox)
+
+
+@pytest.mark.parametrize("preset", PRESETS, ids=lambda preset: preset.__name__)
+def test_a_published_device_may_be_an_argument_of_a_compiled_call(preset):
+    def chip(device):
+        return rram.crossbar(device).init(KEY, params())
+
+    shapes = jax.eval_shape(chip, preset())
+    assert jax.tree.structure(shapes) == jax.tree.structure(chip(preset()))
+
+
+def test_coefficients_of_a_fit_sweep_and_have_gradients():
+    tree, fit = params(), rram.wan2022()
+
+    @jax.jit
+    @jax.grad
+    def slope(device):
+        tx = rram.crossbar(device)
+        return tx.apply(tree, tx.init(KEY, tree))["w"][0, 0]
+
+    first = slope(fit).write.coefficients[0]
+    moved = []
+    for step in (-0.5, 0.5):
+        own = (fit.write.coefficients[0] + step, *fit.write.coefficients[1:])
+        tx = rram.crossbar(fit.replace(write=rram.Polynomial(own, 40.0)))
+        moved.append(tx.apply(tree, tx.init(KEY, tree))["w"][0, 0])
+    assert abs(float(first)) > 1e-4
+    np.testing.assert_allclose(first, moved[1] - moved[0], rtol=1e-3)
+
+
 def test_states_of_chips_stack():
     tree, tx = params(), rram.crossbar(FAULTY)
     states = [tx.init(jax.random.key(i), tree) for i in range(2)]
@@ -213,6 +245,11 @@ def test_the_state_holds_arrays_only_and_restores_from_shapes():
             r"one of each number, got p_lrs of shape \(2,\)",
         ),
         (
+            lambda: rram.crossbar(rram.Device(g_lrs=jnp.asarray([150.0, 200.0]))),
+            ValueError,
+            r"one of each number, got g_lrs of shape \(2,\)",
+        ),
+        (
             lambda: rram.crossbar(jax.tree.map(lambda x: 2 * x, CROWDED)),
             ValueError,
             "p_lrs must be .* got 1.2",
@@ -235,7 +272,14 @@ def test_the_state_holds_arrays_only_and_restores_from_shapes():
         (
             lambda: rram.crossbar(FAULTY).init(KEY, {"w": jnp.ones((2, 2), int)}),
             ValueError,
-            "matches none|not floating",
+            "crossbar: the selection matches none of 1 leaves",
+        ),
+        (
+            lambda: rram.crossbar(FAULTY, select=lambda *_: True).init(
+                KEY, {"w": jnp.ones((2, 2), int)}
+            ),
+            ValueError,
+            r"cannot lay 'w' of shape \(2, 2\): not floating on a crossbar",
         ),
     ],
 )

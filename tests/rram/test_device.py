@@ -88,18 +88,20 @@ def test_traced_numbers_are_let_through():
 
 
 @pytest.mark.parametrize(
-    ("part", "acts"),
+    ("part", "acts", "draws"),
     [
-        ({}, False),
-        ({"write": rram.Lognormal(0.1), "levels": 4}, False),
-        ({"read": 0.0}, True),
-        ({"dac": rram.Converter(8)}, True),
-        ({"adc": rram.Converter(8)}, True),
-        ({"wire": 1.0}, True),
+        ({}, False, False),
+        ({"write": rram.Lognormal(0.1), "levels": 4}, False, False),
+        ({"read": 0.0}, True, True),
+        ({"dac": rram.Converter(8)}, True, False),
+        ({"adc": rram.Converter(8)}, True, False),
+        ({"adc": rram.Converter(8, noise=0.1)}, True, True),
+        ({"wire": 1.0}, True, False),
     ],
 )
-def test_what_acts_in_the_product(part, acts):
-    assert rram.Device(**part).acts_in_product is acts
+def test_what_acts_in_the_product(part, acts, draws):
+    device = rram.Device(**part)
+    assert (device.acts_in_product, device.stochastic) == (acts, draws)
 
 
 def test_presets_are_devices_with_their_published_numbers():
@@ -111,6 +113,10 @@ def test_presets_are_devices_with_their_published_numbers():
     assert (yousuf.levels, yousuf.g_min, yousuf.g_max) == (4, 133.0, 233.0)
     assert (yousuf.g_lrs, yousuf.g_hrs) == (500.0, 10.0)
     assert rram.wan2022().write.reference == 40.0
+    fits = [rram.wan2022(t).write.coefficients[0] for t in (1.0, 86_400.0, 172_800.0)]
+    assert fits == [0.348, 0.701, 0.782]
+    with pytest.raises(ValueError, match="wan2022: time must be one of .* got 60"):
+        rram.wan2022(60.0)
     assert rram.milo2021().g_min == 50.0
     assert rram.cmo_hfox(10.0).time == 10.0
     with pytest.raises(ValueError, match="time must be above 0"):

@@ -72,6 +72,11 @@ def test_relaxation_moves_and_spreads_with_the_logarithm():
         (lambda: rram.Proportional(-0.1), "Proportional: sigma must be at least 0"),
         (lambda: rram.Additive(float("nan")), "Additive: sigma .* got nan"),
         (lambda: rram.Polynomial((), 1.0), "Polynomial: expected at least one"),
+        (lambda: rram.Polynomial(2.0, 1.0), r"one coefficient, \[K\], got 2.0"),
+        (
+            lambda: rram.Polynomial((1.0, float("inf")), 1.0),
+            "Polynomial: coefficients must be finite, got inf",
+        ),
         (lambda: rram.Polynomial((1.0,), 0.0), "reference must be above 0, got 0.0"),
         (lambda: rram.PowerDrift(0.1, spread=-1), "spread must be at least 0"),
         (lambda: rram.PowerDrift(0.1, start=0), "start must be above 0"),

@@ -1,5 +1,7 @@
 """`flip` and `choose_flips`: signs, the best of them, chips, gradients, messages."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -124,6 +126,24 @@ def test_the_choice_sees_tiles_and_one_scale_for_all():
         want = jnp.where(errors[-1] < errors[1], -1, 1)
         assert signs.tolist() == want.tolist()
         assert set(signs.tolist()) == {1, -1}
+
+
+@pytest.mark.parametrize("kw", [{}, {"tile": 2}])
+def test_rows_are_turned_where_that_is_best(kw):
+    """Against every choice: 2^4 signs of rows, behind columns that are turned."""
+    state, omega = chip_of(2), {"w": OMEGA}
+    turned = W * COLUMNS[None]
+    choose = lrk.rram.choose_row_flips
+    signs = choose({"w": turned}, state, DEVICE.scheme, omega, **kw)["w"]
+    errors = {}
+    for own in itertools.product((1, -1), repeat=4):
+        s = jnp.asarray(own)[:, None]
+        back = s * lrk.rram.deploy(s * turned, state.fixed["w"], DEVICE.scheme, **kw)
+        errors[own] = float(jnp.sum(OMEGA * (back - turned) ** 2))
+    assert errors[tuple(signs.tolist())] == pytest.approx(min(errors.values()))
+    assert errors[(1, 1, 1, 1)] > 1.01 * min(errors.values())
+    with pytest.raises(ValueError, match="choose_row_flips: the state holds no chip"):
+        choose(PARAMS, lrk.State({}, {}), DEVICE.scheme, omega)
 
 
 def test_a_healthy_chip_turns_nothing():

@@ -44,6 +44,14 @@ def test_an_ideal_device_gives_the_weights(scheme, tile, columns):
     np.testing.assert_allclose(back, W, atol=1e-6)
 
 
+def test_half_precision_weights_are_not_rounded_further():
+    half, device = jnp.asarray(W, jnp.bfloat16), rram.Device()
+    back = rram.deploy(half, chip_of(device), device.scheme)
+    g, scale = rram.program(half, chip_of(device), device.scheme)
+    assert {x.dtype for x in (back, g, scale)} == {jnp.dtype(jnp.float32)}
+    np.testing.assert_allclose(back, half.astype(jnp.float32), atol=1e-6)
+
+
 FAULTY = {
     "levels": {"levels": 5},
     "stuck": {"p_lrs": 0.3, "p_hrs": 0.3, "g_lrs": 150.0, "g_hrs": 2.0},

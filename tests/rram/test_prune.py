@@ -42,6 +42,17 @@ def test_permuted_rows_meet_the_cells_of_their_places():
     assert (np.asarray(keep["w"]) == ideal[[4, 0, 2, 1]]).all()
 
 
+def test_each_layer_of_a_stack_has_its_own_places():
+    axes = {"s": lrk.Axes((0,), (1,), (2,))}
+    tx = rram.crossbar(rram.Device(p_lrs=0.4), select=floating, axes=axes)
+    tall = tx.init(jax.random.key(3), {"s": jnp.ones((2, 5, 3))})
+    rows = np.asarray([[4, 0, 2], [1, 2, 3]])
+    params = {"s": jnp.ones((2, 3, 3))}
+    keep = rram.fault_free(params, tall, axes=axes, rows={"s": jnp.asarray(rows)})["s"]
+    ideal = (np.asarray(tall.fixed["s"]["code"]) == rram.OK).all(-3)
+    assert (np.asarray(keep) == [ideal[i][rows[i]] for i in (0, 1)]).all()
+
+
 def test_another_tree_is_refused_by_name():
     with pytest.raises(ValueError, match=r"fault_free: .*'w': expected \(5, 3\), got"):
         rram.fault_free({**PARAMS, "w": jnp.ones((5, 3))}, STATE, axes=AXES)

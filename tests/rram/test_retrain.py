@@ -233,6 +233,8 @@ def test_programmed_cells():
     np.testing.assert_allclose(found[1], [[10.0, 10.0], [10.0, 60.0]], atol=1e-3)
     with untyped(), pytest.raises(TypeError, match=r"programmed: expected a Device"):
         rram.programmed({})
+    with pytest.raises(ValueError, match=r"programmed: the state has 'w', which the"):
+        CELLS({"v": SMALL["w"]}, state)
 
 
 def on_device(state, updates, **told):

@@ -11,6 +11,7 @@ from benchmarks.study.tasks import SUITES
 from benchmarks.tables import _lori_words as words
 from benchmarks.tables._lori_words import Claim, Hypothesis, Rights
 from benchmarks.tables._low_rank_fails_shares import (
+    BASE,
     PROBLEMS,
     in_percent,
     of_gain,
@@ -22,13 +23,26 @@ Pick = Callable[[Iterable[float]], float]
 
 
 def fails(records: Records, rank: int, task: str) -> int | None:
-    """1 if a rank gives less than 90 % of the gain, -1 if not, 0 if undecided."""
+    """1 if a rank gives less than 90 % of the gain, -1 if not, 0 if undecided.
+
+    None if it was not run. Of no gain there is no share: that is undecided.
+    """
     own = share(records, "lora", rank, task)
     if own is None:
-        return None
+        return 0 if was_run(records, rank, task) else None
     if own.high < SHARE:
         return 1
     return -1 if own.low >= SHARE else 0
+
+
+def was_run(records: Records, rank: int, task: str) -> bool:
+    """Whether a rank, all weights and what they are held against have a common seed."""
+    cells = (("lora", {"size": rank}), ("full", {}), (BASE[task], {}))
+    seeds = [
+        {r.seed for r in records.where(way=way, task=task, **more)}
+        for way, more in cells
+    ]
+    return bool(set.intersection(*seeds))
 
 
 def hypotheses(records: Records) -> Table:
@@ -39,11 +53,13 @@ def hypotheses(records: Records) -> Table:
         return [None if own is None else sign * own for own, sign in found]
 
     def cells(*given: tuple[int, str]) -> str | None:
-        known = [
-            f"rank {rank}: {in_percent(own)}"
-            for rank, task in given
-            if (own := share(records, "lora", rank, task)) is not None
-        ]
+        known = []
+        for rank, task in given:
+            own = share(records, "lora", rank, task)
+            if own is not None:
+                known.append(f"rank {rank}: {in_percent(own)}")
+            elif was_run(records, rank, task):
+                known.append(f"rank {rank}: all weights gain nothing")
         return "; ".join(known) or None
 
     rows = [

@@ -302,7 +302,7 @@ def _checked(
     table, base = (np.asarray(x, np.float64) for x in (scores, baseline))
     wrong = []
     if not _rising(dims):
-        wrong.append(f"ds {dims.tolist()}: expected increasing dimensions, at least 1")
+        wrong.append(f"ds {dims.tolist()}: expected increasing dimensions, at least 0")
     if table.ndim not in (1, 2) or table.shape[:1] != dims.shape or table.size == 0:
         wrong.append(
             f"scores of shape {table.shape}: expected [d] or [d, seed] with "
@@ -320,10 +320,10 @@ def _checked(
 
 
 def _rising(dims: np.ndarray) -> bool:
-    """Whether dimensions are finite, at least 1, and increase."""
+    """Whether dimensions are finite, at least 0 (the start), and increase."""
     if dims.ndim != 1 or dims.size == 0 or not np.isfinite(dims).all():
         return False
-    return bool(dims[0] >= 1 and (np.diff(dims) > 0).all())
+    return bool(dims[0] >= 0 and (np.diff(dims) > 0).all())
 
 
 def _not_finite(dims: np.ndarray, table: np.ndarray, base: np.ndarray) -> str:

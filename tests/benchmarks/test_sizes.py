@@ -284,6 +284,20 @@ def test_ranks_that_fail_are_told():
     assert worse["F3"] == "contradicted"
 
 
+def test_without_a_gain_nothing_is_decided():
+    records = Records(
+        [
+            *texts("full", "pretrained", "files", 1, 0.5),
+            *texts("head", "pretrained", "files", 1, 0.6),
+            *texts("lora", "pretrained", "files", 1, 0.7),
+        ]
+    )
+    assert fails_verdicts.fails(records, 1, "files") == 0
+    assert fails_verdicts.fails(records, 64, "files") is None  # not run
+    second = fails_report.blocks(records)[1].rows[1]
+    assert second[2] == "rank 1: all weights gain nothing"
+
+
 def test_a_share_pairs_seeds_and_decides_by_its_interval():
     part = np.array([[-0.8], [-0.9], [-0.5]])  # losses: all weights -0.5, start -1.5
     found = [row("start", "w", "dialogue", 0, s, {"loss": 1.5}) for s in range(5)]

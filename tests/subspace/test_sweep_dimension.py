@@ -152,10 +152,10 @@ def test_refuses_scores_that_do_not_fit():
         measure((1, 2), [0.1, 0.2, 0.3], 1.0)
     with pytest.raises(ValueError, match=r"baseline of shape \(1, 1\)"):
         measure((1, 2), [0.1, 0.2], [[1.0]])
-    for ds in ((0, 1), (1, math.inf)):
+    for ds in ((-1, 1), (1, math.inf)):
         with (
             untyped(),
-            pytest.raises(ValueError, match=r"ds \[.*\]: expected .* at least 1"),
+            pytest.raises(ValueError, match=r"ds \[.*\]: expected .* at least 0"),
         ):
             measure(ds, [0.1, 0.2], 1.0)
     match = r"wrong scores \[0\.3, nan\] at d=2: expected finite numbers"

@@ -324,9 +324,9 @@ def _checked(
     table = _numbers("scores", scores).astype(np.float64)
     base = _numbers("baseline", baseline).astype(np.float64)
     wrong = []
-    rising = dims.ndim == 1 and dims.size > 0 and dims[0] >= 1
+    rising = dims.ndim == 1 and dims.size > 0 and dims[0] >= 0
     if not rising or (np.diff(dims) <= 0).any():
-        wrong.append(f"ds {dims.tolist()}: expected increasing dimensions from 1 on")
+        wrong.append(f"ds {dims.tolist()}: expected increasing dimensions from 0 on")
     if table.ndim not in (1, 2) or table.shape[:1] != dims.shape or table.size == 0:
         wrong.append(
             f"scores of shape {table.shape}: expected [d] or [d, seed] with "

@@ -156,8 +156,8 @@ def test_refuses_scores_that_do_not_fit():
         measure((1, 2), [0.1, math.nan], 1.0)
     with pytest.raises(ValueError, match=r"share=0\.0, level=1\.5"):
         measure((1, 2), [0.1, 0.2], 1.0, share=0.0, level=1.5)
-    with pytest.raises(ValueError, match=r"ds \[0, 1\]: expected increasing"):
-        measure((0, 1), [0.1, 0.2], 1.0)
+    with pytest.raises(ValueError, match=r"ds \[-1, 1\]: expected increasing"):
+        measure((-1, 1), [0.1, 0.2], 1.0)
     with pytest.raises(ValueError, match="baseline of mean -0.5: expected one above 0"):
         measure((1, 2), [-0.9, -0.4], [-0.6, -0.4])
     with pytest.raises(TypeError, match=r"scores must be numbers, got \['a', 'b'\]"):

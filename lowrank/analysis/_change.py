@@ -1,11 +1,13 @@
 """What a leaf adds to its base, as thin matrices."""
 
 import math
+import operator
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 
 from lowrank import _compat
@@ -202,7 +204,7 @@ def matrix_of(who: str, x: Any, name: str) -> Array:
     if not hasattr(x, "shape") or not hasattr(x, "dtype"):
         raise TypeError(
             f"{who}: expected {name} as an array, an operator or a pair (a, b) of "
-            f"factors, got {type(x).__name__}."
+            f"factors, got {type(x).__name__}. Of an adapted tree pass one leaf."
         )
     if not (jnp.issubdtype(x.dtype, jnp.floating) and len(x.shape) >= 2):
         raise ValueError(
@@ -251,21 +253,36 @@ def check_count(who: str, name: str, value: Any, most: int) -> int:
         TypeError: If it is no int.
         ValueError: If it lies outside [1, most].
     """
-    if isinstance(value, bool) or not isinstance(value, int):
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
         raise TypeError(f"{who}: expected {name} as an int, got {value!r}.")
     if not 1 <= value <= most:
         raise ValueError(
             f"{who}: expected {name} in [1, {most}], as many directions as there are, "
             f"got {value}."
         )
-    return value
+    return operator.index(value)
+
+
+def known_number(who: str, name: str, value: Any) -> float | None:
+    """One number, or None if it is traced.
+
+    Raises:
+        TypeError: If it is not one number.
+    """
+    if not _compat.is_known(value):
+        return None
+    if isinstance(value, str) or np.ndim(value) or not hasattr(value, "__float__"):
+        raise TypeError(f"{who}: expected {name} as one number, got {value!r}.")
+    return float(value)
 
 
 def check_share(who: str, name: str, value: Any) -> None:
     """Refuse what is no share; a traced one is taken as it is.
 
     Raises:
+        TypeError: If it is not one number.
         ValueError: If it lies outside (0, 1].
     """
-    if _compat.is_known(value) and not 0 < float(value) <= 1:
+    number = known_number(who, name, value)
+    if number is not None and not 0 < number <= 1:
         raise ValueError(f"{who}: expected {name} in (0, 1], got {value}.")

@@ -53,7 +53,8 @@ def kernel(
         `[N, M]`, or `[N, M, O, O]` without `trace`. It can be jitted.
 
     Raises:
-        TypeError: If `params` holds operators, or nothing that is floating.
+        TypeError: If `params` holds operators, or nothing that is floating, or
+            `batch_size` is no int.
         ValueError: If `x` has no examples or its arrays differ in their number, the
             parameters are not finite, or `batch_size < 1`.
 
@@ -147,6 +148,8 @@ def _check(params: PyTree, x: PyTree, other: PyTree | None, batch_size: Any) -> 
                 f"kernel: expected arrays with one first axis of examples as {name}, "
                 f"got {sizes or 'none'}."
             )
+    if batch_size is not None and not hasattr(batch_size, "__index__"):
+        raise TypeError(f"kernel: batch_size must be an int, got {batch_size!r}.")
     if batch_size is not None and batch_size < 1:
         raise ValueError(f"kernel: batch_size must be at least 1, got {batch_size}.")
     check_finite("kernel", {f"'{path}'": leaf for path, leaf in floating.items()})

@@ -95,8 +95,10 @@ def chosen(
 
     Raises:
         TypeError: If `select` is no predicate.
-        ValueError: If it selects nothing, or a leaf is traced.
+        ValueError: If there are no leaves, it selects none, or one is traced.
     """
+    if not leaves:
+        raise ValueError(f"{who}: the tree holds no arrays. Pass an adapted tree.")
     if select is not None:
         check_select(who, select)
         own = {p: x for p, x in leaves.items() if select(p, as_struct(x))}

@@ -34,7 +34,7 @@ def directions(a: Array, b: Array) -> Array:
 def shared(u: Array, v: Array, i: int, j: int) -> Array:
     """`|U_i^T V_j|_F^2 / min(i, j)`."""
     square = jnp.square(mt(u[..., :i]) @ v[..., :j])
-    return jnp.sum(square, axis=(-2, -1)) / min(i, j)
+    return jnp.minimum(jnp.sum(square, axis=(-2, -1)) / min(i, j), 1)
 
 
 @jax.jit
@@ -44,7 +44,8 @@ def shared_grid(u: Array, v: Array) -> Array:
     total = jnp.cumsum(jnp.cumsum(square, axis=-2), axis=-1)
     rows, columns = (1 + np.arange(k) for k in square.shape[-2:])
     least = np.minimum(rows[:, None], columns[None, :]).astype(square.dtype)
-    return total / least.reshape((1,) * (square.ndim - 2) + least.shape)
+    least = least.reshape((1,) * (square.ndim - 2) + least.shape)
+    return jnp.minimum(total / least, 1)
 
 
 @jax.jit

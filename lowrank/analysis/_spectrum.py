@@ -4,16 +4,15 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.typing import ArrayLike
 
-from lowrank import _compat
 from lowrank._base import Array
 from lowrank.analysis._change import (
     Change,
     Pair,
     check_count,
     check_share,
+    known_number,
     length,
     pair_of,
     ratio,
@@ -199,7 +198,7 @@ def numerical_rank(change: Change, tolerance: ArrayLike | None = None) -> Array:
         `[...]` of int32.
 
     Raises:
-        TypeError: As `singular_values`.
+        TypeError: As `singular_values`; or if `tolerance` is not one number.
         ValueError: As `singular_values`; or if `tolerance` lies outside [0, 1].
 
     Example:
@@ -207,8 +206,9 @@ def numerical_rank(change: Change, tolerance: ArrayLike | None = None) -> Array:
         >>> [int(lrk.analysis.numerical_rank(w, t)) for t in (None, 0.01)]
         [3, 2]
     """
-    known = tolerance is not None and _compat.is_known(tolerance)
-    if known and not 0 <= float(np.asarray(tolerance)) <= 1:
+    share = 0.0 if tolerance is None else tolerance
+    number = known_number("numerical_rank", "tolerance", share)
+    if number is not None and not 0 <= number <= 1:
         raise ValueError(
             f"numerical_rank: expected tolerance in [0, 1], got {tolerance}."
         )
@@ -255,7 +255,7 @@ def rank_at_energy(change: Change, energy: ArrayLike = 0.9) -> Array:
         nothing is changed.
 
     Raises:
-        TypeError: As `singular_values`.
+        TypeError: As `singular_values`; or if `energy` is not one number.
         ValueError: As `singular_values`; or if `energy` lies outside (0, 1].
 
     Example:

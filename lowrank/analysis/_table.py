@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib
+import math
 import numbers
 from collections.abc import Sequence
 from typing import Any
@@ -47,6 +48,8 @@ class Table:
     def plot(self, *columns: str) -> list[Any]:
         """Draw a bar for each row, a panel for each column, with matplotlib.
 
+        What does not apply or is infinite has no bar.
+
         Args:
             *columns: Names of columns of numbers; all of them by default.
 
@@ -75,7 +78,7 @@ class Table:
         )
         places = list(range(len(self.rows)))
         for axes, name in zip(grid[0], names, strict=True):
-            values = [r[name] if _is_number(r[name]) else 0 for r in self.rows]
+            values = [r[name] if _is_finite(r[name]) else 0 for r in self.rows]
             axes.barh(places, values)
             axes.set_title(name)
         first = grid[0][0]
@@ -100,6 +103,10 @@ class Table:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, numbers.Real) and not isinstance(value, bool)
+
+
+def _is_finite(value: Any) -> bool:
+    return _is_number(value) and math.isfinite(value)
 
 
 def _cell(value: Any) -> str:

@@ -251,7 +251,8 @@ def alignment_ratio(
     check_share("alignment_ratio", "error", error)
     trees = list(trees) if isinstance(trees, list | tuple) else trees
     whole = [merged] if merged is not None and isinstance(trees, list) else []
-    together("alignment_ratio", trees, 1)
+    for own in (trees, whole) if whole else (trees,):
+        together("alignment_ratio", own, 1)
     found = together("alignment_ratio", [*trees, *whole], 1)
     result: dict[Path, Array] = {}
     for path, own in pairs_of("alignment_ratio", found).items():

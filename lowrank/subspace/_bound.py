@@ -5,6 +5,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from lowrank.subspace._projection import check_dimension, is_real
+
 _SCALE_BITS = 32  # the step, a float32
 _WHICH_BITS = 1  # which of the two codes was used
 
@@ -60,7 +62,7 @@ def quantise(z: Any, levels: int) -> Quantised:
         paid for by `choices`.
 
     Raises:
-        TypeError: If `levels` is no int.
+        TypeError: If `z` is no real array or `levels` no int.
         ValueError: If `z` is no vector, is empty or not finite, or `levels < 2`.
 
     Example:
@@ -77,6 +79,12 @@ def quantise(z: Any, levels: int) -> Quantised:
         coding; there levels are learned and a table of frequencies is sent.
     """
     own = np.asarray(z)
+    if not is_real(own):
+        raise TypeError(
+            f"subspace.quantise: expected z as an array of real numbers, got "
+            f"{type(z).__name__}. Pass state.trainable['subspace']['z']."
+        )
+    levels = check_dimension("subspace.quantise", levels, "levels")
     if own.ndim != 1 or own.size == 0 or not np.isfinite(own).all():
         raise ValueError(
             f"subspace.quantise: expected a finite vector, not empty, got shape "
@@ -94,7 +102,7 @@ def quantise(z: Any, levels: int) -> Quantised:
     codes = np.clip(np.rint(scaled + middle), 0, levels - 1).astype(np.int32)
     values = (float(step) * (codes - middle)).astype(np.float32)
     bits = _SCALE_BITS + _WHICH_BITS + _code_bits(codes, levels)
-    return Quantised(values, codes, float(step), int(levels), bits)
+    return Quantised(values, codes, float(step), levels, bits)
 
 
 def _code_bits(codes: np.ndarray, levels: int) -> float:
@@ -169,6 +177,7 @@ def compression_bound(
         The bound and its parts. A `bound` of 1 says nothing.
 
     Raises:
+        TypeError: If an argument is no number.
         ValueError: If an argument is out of range.
 
     Example:
@@ -195,6 +204,14 @@ def compression_bound(
         Lotfi et al., 2022, arXiv:2211.13609: compression bounds of quantised subspaces.
         Aghajanyan et al., 2020, arXiv:2012.13255: section 6, `O(sqrt(d / m))`.
     """
+    given = {"error": error, "examples": examples, "bits": bits}
+    given |= {"delta": delta, "choices": choices}
+    odd = {name: x for name, x in given.items() if not hasattr(x, "__float__")}
+    if odd:
+        raise TypeError(
+            f"subspace.compression_bound: expected numbers, got {odd}. Of what "
+            "quantise returned, pass .bits."
+        )
     wrong = [
         f"{name}={value!r}: expected {words}"
         for name, value, fits, words in (

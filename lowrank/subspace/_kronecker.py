@@ -17,6 +17,7 @@ from lowrank.subspace._projection import (
     Projection,
     Sizes,
     check_drawn,
+    check_total,
     parts_of,
 )
 
@@ -101,6 +102,7 @@ def kronecker() -> Projection:
     """
 
     def draw(key: Array, sizes: Sizes, d: int) -> dict[Path, dict[str, Array]]:
+        check_total("kronecker", d, sizes)
         total = sum(sizes.values())
         split = split_of(total, d)
         keys = jax.random.split(_tree.leaf_key(key, SUBSPACE), 4)

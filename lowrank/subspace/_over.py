@@ -89,7 +89,7 @@ def over(tx: Transform, d: int, projection: Projection) -> Transform:
         fixed, start, drawn = _members(state)
         places = _places(start)
         own = State(state.trainable[-1], drawn)
-        z = taken(_WHO, places, own, projection)["z"]
+        z = taken(_WHO, places, own, projection, d)["z"]
         moved = moves(_WHO, projection, drawn, z, places)
         now = {p: leaf + moved[p].astype(leaf.dtype) for p, leaf in places.items()}
         return tx.apply(params, State(_replaced(start, now), fixed), key=key)
@@ -148,6 +148,6 @@ def _check_trained(places: Mapping[Path, Any]) -> None:
         raise ValueError(f"{_WHO}: the transform trains nothing. Pass lrk.lora(8).")
     if bad := [path for path, leaf in places.items() if not is_floating(leaf)]:
         raise ValueError(
-            f"{_WHO}: cannot move {bad}: not floating. Leave such leaves out of the "
-            "transform."
+            f"{_WHO}: cannot move {_tree.quoted(bad)}: not floating. Leave such leaves "
+            "out of the transform."
         )

@@ -85,6 +85,12 @@ def check_dimension(who: str, d: Any, name: str = "d") -> int:
     return d
 
 
+def is_real(x: np.ndarray) -> bool:
+    """Whether an array holds real numbers."""
+    kinds = (jnp.integer, jnp.floating)
+    return any(jnp.issubdtype(x.dtype, kind) for kind in kinds)
+
+
 def sizes_of(chosen: Mapping[Path, Any]) -> dict[Path, int]:
     """Entries of each leaf."""
     return {path: math.prod(leaf.shape) for path, leaf in chosen.items()}
@@ -104,7 +110,8 @@ def moving(who: str, params: PyTree, select: Select) -> dict[Path, Any]:
     chosen = selected(who, params, select)
     if bad := [path for path, leaf in chosen.items() if not is_floating(leaf)]:
         raise ValueError(
-            f"{who}: cannot move {bad}: not floating. Leave them out with select=."
+            f"{who}: cannot move {_tree.quoted(bad)}: not floating. Leave them out "
+            "with select=."
         )
     return chosen
 
@@ -128,13 +135,20 @@ def taken(
     leaves: Mapping[Path, Any],
     state: State,
     projection: Projection,
+    d: int,
     names: tuple[str, ...] = ("z",),
 ) -> dict[str, Array]:
-    """The trained vectors of a state that fits.
+    """The trained vectors of a state that fits, with `d` numbers in all.
 
     Raises:
+        TypeError: If there is no state.
         ValueError: If the state is of another tree or transform, or a stack of states.
     """
+    if not isinstance(state, State):
+        raise TypeError(
+            f"{who}: expected a State, got {type(state).__name__}. Pass the State that "
+            "this transform's own init returned."
+        )
     trained, fixed = state
     dicts = isinstance(trained, Mapping) and isinstance(fixed, Mapping)
     if not dicts or list(trained) != [SUBSPACE]:
@@ -154,6 +168,12 @@ def taken(
                 f"{who}: expected a vector '{name}' at '{SUBSPACE}', got {got}. Call "
                 "apply inside jax.vmap or lrk.map_tasks for states that lrk.stack made."
             )
+    got = {name: vector.shape[0] for name, vector in vectors.items()}
+    if sum(got.values()) != d:
+        raise ValueError(
+            f"{who}: expected d={d} trained numbers, got {got}. Pass the State that "
+            "this transform's own init returned."
+        )
     return vectors
 
 

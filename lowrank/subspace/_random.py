@@ -46,7 +46,7 @@ def random(d: int, projection: Projection, *, select: Select = floating) -> Tran
         TypeError: If `d` is no int or `projection` no `Projection`.
         ValueError: If `d < 1`; in `init`, if `d > D`, a selected leaf is not floating,
             none is selected, or a leaf has the path `subspace`; in `apply`, if the
-            state is of another tree or transform.
+            state is of another transform, or by its paths and shapes of another tree.
 
     Example:
         >>> params = {"w": jnp.ones((4, 3)), "bias": jnp.zeros(3)}
@@ -62,6 +62,11 @@ def random(d: int, projection: Projection, *, select: Select = floating) -> Tran
         leaf of the tree, selected or not, never moves it. `lrk.select_paths` shows the
         leaves that move. Selecting one more leaf changes `P` everywhere, as its columns
         are normalised over all leaves.
+        Running statistics of batch norms are floating leaves too, and a variance that
+        moves may become negative: split them off, as `nnx.split(net, nnx.Param, ...)`
+        does, or leave them out with `select`.
+        From its shapes a state of `sparse()`, `fastfood()` or of `regenerated(...)`
+        may fit leaves of other sizes as well: keep it with the tree that it is for.
         A chain of two such transforms adds two subspaces. Weight decay on `z` is no
         weight decay on `theta`, which Li et al. regularise.
 
@@ -84,7 +89,7 @@ def random(d: int, projection: Projection, *, select: Select = floating) -> Tran
     def apply(params: PyTree, state: State, *, key: Array | None = None) -> PyTree:
         del key
         leaves = _tree.leaves(_WHO, params)
-        z = taken(_WHO, leaves, state, projection)["z"]
+        z = taken(_WHO, leaves, state, projection, d)["z"]
         # In the order of the tree: a state may have passed through sorted dicts.
         chosen = {path: leaf for path, leaf in leaves.items() if path in state.fixed}
         moved = moves(_WHO, projection, state.fixed, z, chosen)

@@ -62,8 +62,7 @@ def structured(
         TypeError: If `d` is no int, `projection` no `Projection` or `groups` no
             function.
         ValueError: If `d < 1`; in `init`, if `d <= m`, `d - m > D`, a selected leaf is
-            not floating or none is selected; in `apply`, if the state is of another
-            tree or transform.
+            not floating or none is selected; in `apply`, as `random`.
 
     Example:
         >>> params = {"a": {"w": jnp.ones((4, 3)), "bias": jnp.zeros(3)}}
@@ -115,7 +114,7 @@ def structured(
     def apply(params: PyTree, state: State, *, key: Array | None = None) -> PyTree:
         del key
         leaves = _tree.leaves(_WHO, params)
-        vectors = taken(_WHO, leaves, state, projection, _NAMES)
+        vectors = taken(_WHO, leaves, state, projection, d, _NAMES)
         chosen = {path: leaf for path, leaf in leaves.items() if path in state.fixed}
         index = _indices(groups, chosen, vectors["lambda"])
         moved = moves(_WHO, projection, state.fixed, vectors["z"], chosen)

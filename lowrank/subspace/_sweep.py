@@ -13,7 +13,7 @@ from lowrank._base import PyTree, Transform
 from lowrank._many import map_tasks
 from lowrank._select import Select
 from lowrank.subspace._projection import Projection, check_dimension, floating
-from lowrank.subspace._sweep_trial import Start, Train, dimension, is_nested, trial
+from lowrank.subspace._sweep_trial import Start, Train, is_nested, trial, whole
 
 _WHO = "subspace.sweep"
 
@@ -95,7 +95,8 @@ def sweep(
         rounding. A trained vector ends in zeros from entry `d` on.
 
     Raises:
-        TypeError: If `train` is no function, or a dimension, a seed or `chunk` no int.
+        TypeError: If `train` is no function, an axis no sequence, a dimension, seed or
+            chunk no int, or `runs` no mapping.
         ValueError: If there is no dimension, rate or seed, one of them twice, or one
             out of range.
 
@@ -124,6 +125,11 @@ def sweep(
     begin = time.perf_counter()
     if not callable(train):
         raise TypeError(f"{_WHO}: expected a function to train with, got {train!r}.")
+    if runs is not None and not isinstance(runs, MutableMapping):
+        raise TypeError(
+            f"{_WHO}: expected runs as a mapping, got {runs!r}. Pass a dict, or "
+            "shelve.open(path)."
+        )
     dims, own_rates, own_seeds = _grid(ds, rates, seeds)
     size = len(own_seeds) if chunk is None else check_dimension(_WHO, chunk, "chunk")
     groups = [dims] if is_nested(subspace) else [(d,) for d in dims]
@@ -260,10 +266,19 @@ def _grid(
     """The axes of a sweep, checked.
 
     Raises:
+        TypeError: If one is no sequence, or holds anything but such numbers.
         ValueError: If one is empty, has a value twice, or one out of range.
     """
-    dims = tuple(dimension(d) for d in ds)
-    own_seeds = tuple(dimension(seed, "seeds") for seed in seeds)
+    given = {"ds": ds, "rates": rates, "seeds": seeds}
+    for name, values in given.items():
+        if isinstance(values, str) or not np.iterable(values):
+            raise TypeError(
+                f"{_WHO}: {name} must be a sequence, got {values!r}. Pass a list."
+            )
+    dims = tuple(whole("ds", d) for d in ds)
+    own_seeds = tuple(whole("seeds", seed) for seed in seeds)
+    if bad := [rate for rate in rates if not hasattr(rate, "__float__")]:
+        raise TypeError(f"{_WHO}: rates must be numbers, got {bad}.")
     own_rates = tuple(float(rate) for rate in rates)
     axes: dict[str, tuple[tuple[Any, ...], Callable[[Any], bool], str]] = {
         "ds": (dims, lambda d: d >= 1, "at least 1"),

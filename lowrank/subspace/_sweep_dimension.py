@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from lowrank.subspace._projection import check_dimension, is_real
+
 _WHO = "subspace.intrinsic_dimension"
 _EXACT = 7  # seeds up to which all resamples are gone through: 1,716 of them
 _RESAMPLES = 10_000
@@ -82,8 +84,10 @@ def intrinsic_dimension(
         three seeds an interval is little more than the range over seeds.
 
     Raises:
+        TypeError: If `ds`, `scores` or `baseline` is not made of numbers.
         ValueError: If the dimensions do not increase, shapes do not fit, a score is not
-            finite, or `share` or `level` is out of range.
+            finite, the mean baseline is not positive, so that no share of it is below
+            it, or `share` or `level` is out of range.
 
     Example:
         >>> scores = [[0.5, 0.6], [0.8, 0.9], [0.95, 0.95]]
@@ -206,6 +210,7 @@ def bisect(
         there are several such pairs, and this is one of them.
 
     Raises:
+        TypeError: If `low` or `high` is no int.
         ValueError: If `low`, `high` or `ratio` is out of range, `threshold` is not
             finite, or a score is NaN.
 
@@ -214,10 +219,12 @@ def bisect(
         >>> found.below, found.reached, len(found.scores)
         (459, 505, 7)
     """
-    if not 1 <= low < high or not ratio > 1:
+    low = check_dimension("subspace.bisect", low, "low")
+    high = check_dimension("subspace.bisect", high, "high")
+    if not low < high or not ratio > 1:
         raise ValueError(
-            f"subspace.bisect: expected 1 <= low < high and ratio > 1, got low={low}, "
-            f"high={high}, ratio={ratio}."
+            "subspace.bisect: expected low < high and ratio > 1, got "
+            f"low={low}, high={high}, ratio={ratio}."
         )
     if not math.isfinite(threshold):
         raise ValueError(
@@ -290,16 +297,37 @@ def _quantiles(
     return low, high
 
 
+def _numbers(name: str, values: Any) -> np.ndarray:
+    """An argument as an array.
+
+    Raises:
+        TypeError: If it is not made of numbers.
+    """
+    hint = "Pass one leaf of Sweep.scores, at one rate."
+    try:
+        found = np.asarray(values)
+    except ValueError as error:
+        kind = type(values).__name__
+        raise TypeError(
+            f"{_WHO}: {name} must be numbers, got {kind}. {hint}"
+        ) from error
+    if not is_real(found):
+        raise TypeError(f"{_WHO}: {name} must be numbers, got {values!r}. {hint}")
+    return found
+
+
 def _checked(
     ds: Sequence[int], scores: Any, baseline: Any, share: float, level: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Dimensions, scores `[d, seed]` and baseline as arrays.
 
     Raises:
+        TypeError: If one of them is not made of numbers.
         ValueError: If they do not fit each other.
     """
-    dims = np.asarray(ds)
-    table, base = (np.asarray(x, np.float64) for x in (scores, baseline))
+    dims = _numbers("ds", ds)
+    table = _numbers("scores", scores).astype(np.float64)
+    base = _numbers("baseline", baseline).astype(np.float64)
     wrong = []
     if not _rising(dims):
         wrong.append(f"ds {dims.tolist()}: expected increasing dimensions, at least 0")
@@ -312,6 +340,8 @@ def _checked(
         wrong.append(f"baseline of shape {base.shape}: expected a number or [seed]")
     if not (np.isfinite(table).all() and np.isfinite(base).all()):
         wrong.append(f"{_not_finite(dims, table, base)}: expected finite numbers")
+    if base.size and base.mean() <= 0:
+        wrong.append(f"baseline of mean {base.mean():g}: expected one above 0")
     if not (share > 0 and 0 < level < 1):
         wrong.append(f"share={share}, level={level}: expected share > 0, 0 < level < 1")
     if wrong:

@@ -1,12 +1,15 @@
 """One training run in a subspace, as a pure function of its dimension."""
 
+import inspect
 import operator
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from lowrank import _compat
 from lowrank._base import Array, PyTree, Transform
 from lowrank._select import Select
 from lowrank.subspace._projection import SUBSPACE, Projection, floating
@@ -16,6 +19,7 @@ _WHO = "subspace.sweep"
 
 # train(place, trainable, rate, key, data) -> scores
 Train = Callable[..., PyTree]
+Dimension = int | np.integer | Array
 Start = Callable[[Array, PyTree], PyTree]
 
 
@@ -24,15 +28,18 @@ def is_nested(subspace: Any) -> bool:
     return isinstance(subspace, Projection) and subspace.nested
 
 
-def dimension(d: Any, names: str = "dimensions") -> int:
-    """A dimension, or a seed, as an int; its range is checked elsewhere.
+def whole(name: str, value: Any) -> int:
+    """An argument as an int; its range is checked elsewhere.
 
     Raises:
         TypeError: If it is none.
     """
-    if isinstance(d, bool) or not hasattr(d, "__index__"):
-        raise TypeError(f"{_WHO}: {names} must be ints, got {d!r}.")
-    return operator.index(d)
+    try:
+        if not isinstance(value, bool):
+            return operator.index(value)
+    except TypeError:
+        pass
+    raise TypeError(f"{_WHO}: {name} must be ints, got {value!r}.")
 
 
 def trial(
@@ -42,7 +49,7 @@ def trial(
     *,
     start: Start | None = None,
     select: Select = floating,
-) -> Callable[[PyTree, int | Array, float | Array, Array, PyTree], PyTree]:
+) -> Callable[[PyTree, Dimension, float | Array, Array, PyTree], PyTree]:
     """One training run in a subspace as a pure function of dimension, rate and key.
 
     With a nested projection (dense, sparse, Fastfood) the subspace of `d` dimensions is
@@ -70,8 +77,10 @@ def trial(
         `largest`.
 
     Raises:
-        TypeError: If `largest` is no int or `subspace` neither form.
-        ValueError: If `largest < 1`; in the run, if `d` must be `largest` and is not.
+        TypeError: If `train` is no function, `largest` no int or `subspace` neither
+            form.
+        ValueError: If `largest < 1`; in the run, if `d` must be `largest` and is not,
+            or is known and exceeds it.
 
     Example:
         >>> def train(place, z, rate, key, data):
@@ -90,16 +99,26 @@ def trial(
         Three keys come of `key`: for `start`, for the projection, and for `train`. Runs
         of one key and several `d` share all three, and so differ in `d` alone.
     """
-    largest = dimension(largest)
+    if not callable(train):
+        raise TypeError(
+            f"subspace.trial: expected a function to train with, got {train!r}."
+        )
+    largest = whole("dimensions", largest)
     tx, nested = _transform(subspace, largest, select)
 
     def run(
-        params: PyTree, d: int | Array, rate: float | Array, key: Array, data: PyTree
+        params: PyTree, d: Dimension, rate: float | Array, key: Array, data: PyTree
     ) -> PyTree:
-        if not nested and not (isinstance(d, int) and d == largest):
+        known = _compat.is_known(d)
+        if not nested and not (known and d == largest):
             raise ValueError(
                 f"subspace.trial: this subspace is not nested: expected d={largest}, "
                 f"got {d}. Make one trial for each d."
+            )
+        if known and d > largest:
+            raise ValueError(
+                f"subspace.trial: expected d up to largest={largest}, got {d}. Raise "
+                "largest."
             )
         first, drawn, order = jax.random.split(key, 3)
         origin = params if start is None else start(first, params)
@@ -123,7 +142,7 @@ def _transform(subspace: Any, largest: int, select: Select) -> tuple[Transform, 
     """
     if isinstance(subspace, Projection):
         return random(largest, subspace, select=select), subspace.nested
-    made = subspace(largest) if callable(subspace) else None
+    made = subspace(largest) if _takes_one(subspace) else None
     if not isinstance(made, Transform):
         raise TypeError(
             f"{_WHO}: expected a Projection, or a function d -> Transform, got "
@@ -136,7 +155,16 @@ def _transform(subspace: Any, largest: int, select: Select) -> tuple[Transform, 
     return made, False
 
 
-def _masked(trainable: Mapping[str, Any], d: int | Array) -> PyTree:
+def _takes_one(subspace: Any) -> bool:
+    """Whether this is a function of one dimension: `sparse` without `()` is not."""
+    try:
+        inspect.signature(subspace).bind(1)
+    except TypeError:
+        return False
+    return True
+
+
+def _masked(trainable: Mapping[str, Any], d: Dimension) -> PyTree:
     """The trained vector with zeros from entry `d` on."""
     z = trainable[SUBSPACE]["z"]
     return {SUBSPACE: {"z": jnp.where(jnp.arange(z.shape[0]) < d, z, 0)}}

@@ -11,6 +11,7 @@ from tests.analysis.cases import A, B, W
 from tests.network import numbers
 from tests.reference import analysis as reference
 from tests.tolerances import assert_close
+from tests.untyped import untyped
 
 X, Y = numbers(31, 4, 6), numbers(32, 3, 6)
 OUT = numbers(33, 5, 2)
@@ -104,6 +105,8 @@ def test_refusals():
         analysis.kernel(model, PARAMS, {})
     with pytest.raises(ValueError, match=r"examples as other, got \[\(3,\), \(4,\)\]"):
         analysis.kernel(model, PARAMS, X, (X, Y))
+    with untyped(), pytest.raises(TypeError, match="batch_size must be an int, got '2"):
+        analysis.kernel(model, PARAMS, X, batch_size="2")
     with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
         analysis.kernel(model, PARAMS, X, batch_size=0)
     with pytest.raises(ValueError, match="kernel: expected finite numbers, .* in 'w'"):

@@ -181,6 +181,11 @@ def test_it_plots(found):
     widths = [bar.get_width() for bar in axes[0].patches]
     np.testing.assert_allclose(widths, [row["norm"] for row in found.rows])
     assert [t.get_text() for t in axes[0].get_yticklabels()][0] == "bias"
+    (axes,) = analysis.Table(
+        "T", ({"path": "w", "x": np.inf}, {"path": "v", "x": 2.0})
+    ).plot()
+    axes.figure.canvas.draw()  # an infinite bar would warn
+    assert [bar.get_width() for bar in axes.patches] == [0, 2]
     pyplot.close("all")
     with pytest.raises(ValueError, match=r"columns of numbers, got \['shape'\]"):
         found.plot("shape")
@@ -204,6 +209,8 @@ def test_refusals():
         analysis.report(own)
     with pytest.raises(ValueError, match="none of 1 leaves is adapted"):
         analysis.report({"w": jnp.asarray(W)})
+    with pytest.raises(ValueError, match="report: the tree holds no arrays. Pass an"):
+        analysis.report({})
     with pytest.raises(ValueError, match=r"matches none of 2 leaves \('v', 'w"):
         analysis.report(own, select=lrk.matching("kernel"))
     assert len(analysis.report(own, select=lrk.matching("w"), intruders=0).rows) == 1

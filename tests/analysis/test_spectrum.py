@@ -155,6 +155,12 @@ def test_refusals():
     with untyped():
         with pytest.raises(TypeError, match="rank as an int, got 1.0"):
             analysis.energy_at_rank(low(), 1.0)
+        with pytest.raises(TypeError, match="energy as one number, got '0.9'"):
+            analysis.rank_at_energy(low(), "0.9")
+        with pytest.raises(TypeError, match=r"tolerance as one number, got \[0"):
+            analysis.numerical_rank(low(), [0.1, 0.2])
+        with pytest.raises(TypeError, match="got dict. Of an adapted tree pass one"):
+            analysis.norm({"w": low()})
         with pytest.raises(TypeError, match="or a pair .* of factors, got str"):
             analysis.norm("w")
         with pytest.raises(TypeError, match=r"expected a pair \(a, b\) .* got 3"):

@@ -152,6 +152,10 @@ def test_refusals():
     turned = low(w=W.T, a=W.T[:, :3], b=A.T).transpose((1, 0))
     with pytest.raises(ValueError, match="'w': its factors hold different axes"):
         analysis.task_interference([own[0], {"w": turned}])
+    with pytest.raises(
+        ValueError, match="alignment_ratio: none of 1 leaves is adapted"
+    ):
+        analysis.alignment_ratio(own, lrk.materialize(own[0]))
     with pytest.raises(ValueError, match=r"error in \(0, 1\], got 0"):
         analysis.alignment_ratio(own, error=0)
     with pytest.raises(ValueError, match="expected rank in .* got 0"):

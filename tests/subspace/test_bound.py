@@ -159,8 +159,19 @@ def test_refuses_vectors_that_cannot_be_coded():
             quantise(z, 3)
     with pytest.raises(ValueError, match="levels must be at least 2, got 1"):
         quantise([1.0], 1)
-    with untyped(), pytest.raises(TypeError, match=r"levels must be an int, got 2\.5"):
-        quantise([1.0], 2.5)
+    with untyped():
+        with pytest.raises(TypeError, match=r"levels must be an int, got 3\.0"):
+            quantise([1.0], 3.0)
+        with pytest.raises(TypeError, match="z as an array of real numbers, got dict"):
+            quantise({"subspace": {"z": [1.0]}}, 3)
+
+
+def test_refuses_what_is_no_number():
+    with (
+        untyped(),
+        pytest.raises(TypeError, match=r"got {'bits': Quantised\(.* pass \.bits"),
+    ):
+        compression_bound(0.1, 10, quantise([1.0], 3))
 
 
 def test_refuses_numbers_out_of_range_together():

@@ -126,7 +126,7 @@ def test_refuses_what_has_nothing_to_move():
         return lrk.State({"w": {"n": jnp.arange(3)}}, {})
 
     tx = lrk.subspace.over(lrk.identity()._replace(init=counts), 1, DENSE)
-    with pytest.raises(ValueError, match=r"cannot move \['w/n'\]: not floating"):
+    with pytest.raises(ValueError, match=r"cannot move 'w/n': not floating"):
         tx.init(KEY, PARAMS)
 
 

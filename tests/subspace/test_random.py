@@ -192,7 +192,7 @@ def test_refuses_what_is_no_projection():
 
 def test_refuses_leaves_that_cannot_move():
     tx = transform(lrk.subspace.dense(), select=lrk.matching("."))
-    with pytest.raises(ValueError, match=r"cannot move \['ids'\]: not floating"):
+    with pytest.raises(ValueError, match=r"cannot move 'ids': not floating"):
         tx.init(KEY, PARAMS)
     tx = transform(lrk.subspace.dense(), select=lrk.matching("query"))
     with pytest.raises(ValueError, match="the selection matches none of 4"):
@@ -219,3 +219,11 @@ def test_refuses_states_of_others():
     without = state._replace(trainable={"subspace": {"d": jnp.ones(5)}})
     with pytest.raises(ValueError, match="a vector 'z' at 'subspace', got none"):
         tx.apply(PARAMS, without)
+    longer = state._replace(trainable={"subspace": {"z": jnp.ones(7)}})
+    with pytest.raises(ValueError, match=r"expected d=5 trained .* got {'z': 7}"):
+        tx.apply(PARAMS, longer)
+    with (
+        untyped(),
+        pytest.raises(TypeError, match="random: expected a State, got NoneType"),
+    ):
+        tx.apply(PARAMS, None)

@@ -116,5 +116,8 @@ def test_refuses_states_of_others():
     with pytest.raises(ValueError, match="a vector 'lambda' at 'subspace', got none"):
         tx.apply(PARAMS, plain)
     fewer = lrk.subspace.structured(5, DENSE, groups=first).init(KEY, PARAMS)
+    with pytest.raises(ValueError, match="expected d=6 .*, got {'z': 3, 'lambda': 2}"):
+        tx.apply(PARAMS, fewer)
+    fewer = lrk.subspace.structured(6, DENSE, groups=first).init(KEY, PARAMS)
     with pytest.raises(ValueError, match="expected 3 entries of 'lambda'.*, got 2"):
         tx.apply(PARAMS, fewer)

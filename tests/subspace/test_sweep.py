@@ -228,17 +228,30 @@ def test_refuses_grids_that_are_none():
         swept(DENSE, rates=(float("nan"),))
     with pytest.raises(ValueError, match="chunk must be at least 1, got 0"):
         swept(DENSE, chunk=0)
-    with untyped(), pytest.raises(TypeError, match=r"chunk must be an int, got 2\.5"):
-        swept(DENSE, chunk=2.5)
     with (
         untyped(),
-        pytest.raises(TypeError, match=r"dimensions must be ints, got 2\.5"),
+        pytest.raises(TypeError, match=r"ds must be ints, got 2\.5"),
     ):
         swept(DENSE, ds=(2.5,))
-    with untyped(), pytest.raises(TypeError, match=r"seeds must be ints, got 0\.5"):
-        swept(DENSE, seeds=(0.5,))
     with pytest.raises(ValueError, match="d=16 exceeds the 15 entries"):
         swept(DENSE, ds=(16,))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"seeds": 3}, "seeds must be a sequence, got 3. Pass a list"),
+        ({"seeds": (0.5,)}, "seeds must be ints, got 0.5"),
+        ({"rates": 0.1}, "rates must be a sequence, got 0.1"),
+        ({"rates": ("a",)}, r"rates must be numbers, got \['a'\]"),
+        ({"chunk": 2.0}, "chunk must be an int, got 2.0"),
+        ({"runs": "runs.db"}, r"runs as a mapping, got 'runs.db'. .* shelve.open"),
+    ],
+)
+def test_refuses_arguments_of_another_kind(wrong, words):
+    options = {"rates": (0.1,), "seeds": (0,)} | wrong
+    with untyped(), pytest.raises(TypeError, match=words):
+        lrk.subspace.sweep(descend, PARAMS, DENSE, (1,), data=TARGET, **options)
 
 
 def test_refuses_what_is_no_subspace():
@@ -248,6 +261,10 @@ def test_refuses_what_is_no_subspace():
         swept("dense")
     with pytest.raises(TypeError, match="a Projection, or a function d"):
         swept(lambda d: d)
+    with untyped(), pytest.raises(TypeError, match="a Projection, or a function d"):
+        swept(lrk.subspace.sparse)
+    with untyped(), pytest.raises(TypeError, match="trial: expected a function to"):
+        lrk.subspace.trial(3, DENSE, 1)
     tx = lambda d: lrk.subspace.random(d, DENSE)  # noqa: E731
     with pytest.raises(ValueError, match="select= is for projections"):
         swept(tx, select=lrk.matching("w"))
@@ -258,6 +275,17 @@ def test_a_trial_that_is_not_nested_has_one_dimension():
     assert run(PARAMS, 4, 0.1, jax.random.key(0), TARGET).shape == ()
     with pytest.raises(ValueError, match="not nested: expected d=4, got 2"):
         run(PARAMS, 2, 0.1, jax.random.key(0), TARGET)
+
+
+def test_dimensions_of_a_trial_may_be_numpy_ints_up_to_the_largest():
+    def seen(_place, trainable, _rate, _key, _data):
+        return flat(trainable).size
+
+    run = lrk.subspace.trial(seen, GATHER, 4)
+    assert run(PARAMS, np.int64(4), 0.1, jax.random.key(0), None) == 4
+    run = lrk.subspace.trial(seen, DENSE, 4)
+    with pytest.raises(ValueError, match="expected d up to largest=4, got 5"):
+        run(PARAMS, 5, 0.1, jax.random.key(0), None)
 
 
 def test_refuses_scores_of_other_shapes():

@@ -165,11 +165,21 @@ def test_refuses_scores_that_do_not_fit():
         measure((1, 2), [0.1, 0.2], [0.9, math.inf])
     with pytest.raises(ValueError, match=r"share=0\.0, level=1\.5"):
         measure((1, 2), [0.1, 0.2], 1.0, share=0.0, level=1.5)
+    with pytest.raises(ValueError, match=r"ds \[-1, 1\]: expected increasing"):
+        measure((-1, 1), [0.1, 0.2], 1.0)
+    with pytest.raises(ValueError, match="baseline of mean -0.5: expected one above 0"):
+        measure((1, 2), [-0.9, -0.4], [-0.6, -0.4])
+    with pytest.raises(TypeError, match=r"scores must be numbers, got \['a', 'b'\]"):
+        measure((1, 2), ["a", "b"], 1.0)
+    with pytest.raises(TypeError, match="scores must be numbers, got list"):
+        measure((1, 2), [[0.1, 0.2], [0.3]], 1.0)
 
 
 def test_bisection_refuses_ends_and_scores():
     with pytest.raises(ValueError, match="got low=5, high=5"):
         lrk.subspace.bisect(float, 5, 5, 1.0)
+    with untyped(), pytest.raises(TypeError, match=r"high must be an int, got 5\.0"):
+        lrk.subspace.bisect(float, 1, 5.0, 1.0)
     with pytest.raises(ValueError, match=r"ratio=1\.0"):
         lrk.subspace.bisect(float, 1, 5, 1.0, ratio=1.0)
     with pytest.raises(ValueError, match="a finite threshold, got nan"):

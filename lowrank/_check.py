@@ -91,9 +91,15 @@ def check_state(
         fixed: Names that each fixed leaf must have; none if there is nothing fixed.
 
     Raises:
+        TypeError: If it is no `State`.
         ValueError: If there is a path that the tree lacks, or a leaf without one of the
             names; all are listed.
     """
+    if not isinstance(state, State):
+        raise TypeError(
+            f"{who}: expected a State, got {type(state).__name__}. Pass what this "
+            "transform's own init returned, not one of its halves."
+        )
     for part in state:
         if not isinstance(part, Mapping):
             raise ValueError(

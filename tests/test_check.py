@@ -7,6 +7,7 @@ import pytest
 
 import lowrank as lrk
 from lowrank import _check
+from tests.untyped import untyped
 
 KEY = jax.random.key(0)
 
@@ -79,6 +80,19 @@ def test_all_operators_that_do_not_fit_are_listed():
     with pytest.raises(ValueError, match=message):
         _check.check_operators("test", new)
     _check.check_operators("test", {"b": good})
+
+
+def test_what_is_no_state_is_refused_by_its_kind():
+    with (
+        untyped(),
+        pytest.raises(TypeError, match="lora: expected a State, got NoneType"),
+    ):
+        _check.check_state("lora", {}, None)
+    with (
+        untyped(),
+        pytest.raises(TypeError, match="got dict. Pass what .* init returned"),
+    ):
+        _check.check_state("lora", {}, {})
 
 
 def test_a_state_of_a_chain_is_refused_by_its_member():

@@ -13,6 +13,7 @@ from lowrank._base import PyTree, Transform
 from lowrank._many import map_tasks
 from lowrank._select import Select
 from lowrank.subspace._projection import Projection, check_dimension, floating
+from lowrank.subspace._sweep_runs import content
 from lowrank.subspace._sweep_trial import Start, Train, is_nested, trial, whole
 
 _WHO = "subspace.sweep"
@@ -85,10 +86,10 @@ def sweep(
         log: Is told the expected seconds, from the first chunk, before the others run.
         progress: Is told `(done, all)` runs after each chunk: what a bar needs.
         runs: Scores of finished runs, by a name of `d`, the largest `d` of its draw,
-            rate and seed. Those in it are not run again, and each chunk's are put into
-            it as it ends; a mapping that is a file, such as `shelve.open(path)`, makes
-            a sweep that resumes. It is for one `train`, `subspace`, `start`, `params`
-            and `data`: what they are is not kept.
+            rate, seed, and a hash of `params` and `data`. Those in it are not run
+            again, and each chunk's are put into it as it ends; a mapping that is a
+            file, such as `shelve.open(path)`, makes a sweep that resumes. It is for one
+            `train`, `subspace`, `start` and `select`: what they are is not kept.
 
     Returns:
         The scores by `[d, rate, seed]`. They do not depend on `chunk`, but for
@@ -133,8 +134,9 @@ def sweep(
     dims, own_rates, own_seeds = _grid(ds, rates, seeds)
     size = len(own_seeds) if chunk is None else check_dimension(_WHO, chunk, "chunk")
     groups = [dims] if is_nested(subspace) else [(d,) for d in dims]
+    own = "" if runs is None else f" on {content(params, data)}"
     everything = {
-        (d, rate, seed): f"d={d} of {max(group)} rate={rate} seed={seed}"
+        (d, rate, seed): f"d={d} of {max(group)} rate={rate} seed={seed}{own}"
         for group in groups
         for d, rate, seed in itertools.product(group, own_rates, own_seeds)
     }

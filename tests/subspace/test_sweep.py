@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import lowrank as lrk
+from lowrank.subspace._sweep_runs import content
 from tests.network import numbers
 from tests.tolerances import assert_close
 from tests.untyped import untyped
@@ -169,7 +170,7 @@ def test_each_seed_has_a_start_of_its_own():
 def test_resumes_from_the_runs_that_a_file_holds(tmp_path, traces):
     told, counted = [], traces(descend)
 
-    def swept_into(path, ds, stop=False):
+    def swept_into(path, ds, stop=False, data=TARGET):
         def progress(done, runs):
             told.append((done, runs))
             if stop:
@@ -177,7 +178,7 @@ def test_resumes_from_the_runs_that_a_file_holds(tmp_path, traces):
 
         with shelve.open(path) as runs:
             return lrk.subspace.sweep(
-                counted, PARAMS, DENSE, ds, rates=(0.1,), seeds=(0, 1), data=TARGET,
+                counted, PARAMS, DENSE, ds, rates=(0.1,), seeds=(0, 1), data=data,
                 progress=progress, runs=runs,
             )  # fmt: skip
 
@@ -192,9 +193,28 @@ def test_resumes_from_the_runs_that_a_file_holds(tmp_path, traces):
         np.testing.assert_array_equal(one, two)
     swept_into(path, (1, 3))
     assert told[2:] == [(2, 4), (4, 4)]  # of 3 columns d = 1 is another subspace
+    other = swept_into(path, (1, 2), data=2 * TARGET)
+    assert told[4:] == [(2, 4), (4, 4)]  # nor are runs on other data the same
+    assert np.all(other.scores["loss"] != found.scores["loss"])
     assert_close(
         found.scores["loss"], swept(DENSE, (1, 2), (0.1,), (0, 1)).scores["loss"]
     )
+
+
+def test_what_runs_are_on_is_told_apart_by_every_number():
+    tree = {"w": jnp.ones(3), "n": 2, "key": jax.random.key(0)}
+    want = content(tree, None)
+    assert (
+        content({"n": 2, "key": jax.random.key(0), "w": np.ones(3, "f4")}, None) == want
+    )
+    others = (
+        tree | {"w": jnp.ones(3).at[2].set(1.001)},
+        tree | {"w": jnp.ones((3, 1))},
+        tree | {"n": 3},
+        tree | {"key": jax.random.key(1)},
+        {"v": tree["w"], "n": 2, "key": tree["key"]},
+    )
+    assert len({want, *(content(other, None) for other in others)}) == 6
 
 
 def test_says_how_long_the_rest_takes():

@@ -20,12 +20,8 @@ LoRA of rank 8, but for a point.
 
 Command: python -m benchmarks run low_rank_fails
 Paper: none; it asks where LoRA's low ranks (arXiv:2106.09685, table 6) end.
-Cost: 40 min on 1 core (an estimate)
+Cost: 30 min on 1 core
 Rows: 312
-
-The estimate is by CPU time of short runs: 3 s for a run on texts, 4 s with random
-labels, 1.3 s of the decoder, for 440 runs; 4 s for 60 runs of DID on texts, 14 s for 30
-with random labels (0.09 s a step); and 3 min of compiling.
 
 The grids of dimensions and of learning rates, and that LoRA's rates fall with its rank,
 were set after pilots that read validation losses (with random labels, losses of the

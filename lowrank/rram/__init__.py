@@ -41,6 +41,7 @@ from lowrank.rram._program import deploy, program
 from lowrank.rram._prune import fault_free, fault_pruned
 from lowrank.rram._retrain import Retrained, retrain
 from lowrank.rram._scheme import HighZero, Offset, OneSided, TwoSided
+from lowrank.rram._with_faults import with_faults
 
 __all__ = [
     "HRS",
@@ -109,5 +110,6 @@ __all__ = [
     "svd_correction",
     "unpermute",
     "wan2022",
+    "with_faults",
     "yousuf2025",
 ]

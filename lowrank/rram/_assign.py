@@ -115,10 +115,8 @@ def assign(
         >>> params = {"w": jnp.asarray([[1.0, 1.0], [0.0, 0.0]])}
         >>> device = lrk.rram.Device()
         >>> state = lrk.rram.crossbar(device).init(jax.random.key(0), params)
-        >>> chip = dict(state.fixed["w"])  # the first word line is stuck at 10 uS
-        >>> chip["gain"] = chip["gain"].at[:, 0].set(0.0)
-        >>> chip["offset"] = chip["offset"].at[:, 0].set(10.0)
-        >>> state = state._replace(fixed={"w": chip})
+        >>> codes = jnp.zeros((2, 2, 2), int).at[:, 0].set(lrk.rram.HRS)
+        >>> state = lrk.rram.with_faults(state, {"w": codes})  # the first word line
         >>> omega = {"w": jnp.ones((2, 2))}
         >>> found = lrk.rram.assign(params, state, device.scheme, omega)
         >>> found.rows["w"].tolist(), [round(c, 3) for c in found.cost["w"]]
@@ -182,7 +180,7 @@ def chip_inputs(
         ValueError: If the state holds no chip or one of another tree, or the importance
             does not fit; all leaves are named.
     """
-    chips = _chips(who, state)
+    chips = chips_of(who, state)
     leaves = _tree.leaves(who, params)
     missing = [path for path in chips if path not in leaves]
     if missing:
@@ -215,7 +213,12 @@ def chip_inputs(
     return {p: (matrix(p, w), matrix(p, omega[p]), chips[p]) for p, w in chosen.items()}
 
 
-def _chips(who: str, state: State) -> dict[Path, dict[str, Array]]:
+def is_chip(leaf: Any) -> bool:
+    """Whether a leaf of a state holds cells."""
+    return isinstance(leaf, Mapping) and {"gain", "offset"} <= set(leaf)
+
+
+def chips_of(who: str, state: State) -> dict[Path, dict[str, Array]]:
     """The chip of every path.
 
     Raises:
@@ -226,7 +229,7 @@ def _chips(who: str, state: State) -> dict[Path, dict[str, Array]]:
         (path, dict(leaf))
         for part in parts
         for path, leaf in part.items()
-        if isinstance(leaf, Mapping) and {"gain", "offset"} <= set(leaf)
+        if is_chip(leaf)
     ]
     if not pairs:
         raise ValueError(

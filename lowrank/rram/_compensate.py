@@ -60,6 +60,9 @@ def compensated(
         levels; nearly so where additive noise clips a conductance at zero. With tiles,
         a tile whose weights are all smaller than `s` has a smaller scale than the
         lines were read at.
+        A cell's deviation is one fixed draw here: writing again draws no new noise. In
+        real cells part of the variation comes anew with each write (cycle to cycle)
+        and cannot be known beforehand, so what this mends is flattered.
 
     References:
         None of the papers on ITT-RNA that could be read says how its weights are

@@ -56,8 +56,8 @@ class Device:
             product, at least 0.
         dac: `Converter` of the inputs, without noise.
         adc: `Converter` of each column's sum in each tile.
-        wire: Resistance of a wire between two cells: IR drop, to first order, for `wire
-            * g_max * (rows^2 + columns^2) / 2` far below 1 (see the notes).
+        wire: Resistance of a wire between two cells: IR drop, exact to first order (see
+            the notes).
         scheme: How a weight is laid on two cells: `OneSided`, `TwoSided`, `Offset` or
             `HighZero`.
 
@@ -79,9 +79,10 @@ class Device:
         resistance in some papers and the reverse in others: see `chen2015_a` and
         `chen2015_b`.
         The default range has a ratio of 10, as CrossSim's.
-        IR drop to first order says nothing where it is large: with 1 ohm and cells of
-        100 uS that number is 0.4 for 64 rows and columns and 1.6 for 128, where far
-        cells come out negative. `tile` cuts rows and not columns.
+        IR drop is `G / (1 + d)`, where `d` is about `wire * g_max * (rows^2 +
+        columns^2) / 2` at the farthest of cells of `g_max`: with 1 ohm and 100 uS that
+        is 0.4 for 64 rows and columns and 1.6 for 128, where it is near a circuit
+        solver. Beyond, it only stays positive. `tile` cuts rows and not columns.
 
     References:
         The device model is described, effect by effect, in the classes of its parts.

@@ -78,10 +78,8 @@ def choose_flips(
         >>> params = {"w": jnp.asarray([[1.0, -1.0]])}
         >>> device = lrk.rram.Device()
         >>> state = lrk.rram.crossbar(device).init(jax.random.key(0), params)
-        >>> chip = dict(state.fixed["w"])  # both minus cells are stuck at 100 uS
-        >>> chip["gain"] = chip["gain"].at[1].set(0.0)
-        >>> chip["offset"] = chip["offset"].at[1].set(100.0)
-        >>> state = state._replace(fixed={"w": chip})
+        >>> codes = jnp.zeros((2, 1, 2), int).at[1].set(lrk.rram.LRS)  # minus cells
+        >>> state = lrk.rram.with_faults(state, {"w": codes})
         >>> omega = {"w": jnp.ones((1, 2))}
         >>> lrk.rram.choose_flips(params, state, device.scheme, omega)["w"].tolist()
         [-1, 1]
@@ -135,10 +133,8 @@ def choose_row_flips(
         >>> params = {"w": jnp.asarray([[1.0], [-1.0]])}
         >>> device = lrk.rram.Device()
         >>> state = lrk.rram.crossbar(device).init(jax.random.key(0), params)
-        >>> chip = dict(state.fixed["w"])  # both minus cells are stuck at 100 uS
-        >>> chip["gain"] = chip["gain"].at[1].set(0.0)
-        >>> chip["offset"] = chip["offset"].at[1].set(100.0)
-        >>> state = state._replace(fixed={"w": chip})
+        >>> codes = jnp.zeros((2, 2, 1), int).at[1].set(lrk.rram.LRS)  # minus cells
+        >>> state = lrk.rram.with_faults(state, {"w": codes})
         >>> omega = {"w": jnp.ones((2, 1))}
         >>> choose = lrk.rram.choose_row_flips
         >>> choose(params, state, device.scheme, omega)["w"].tolist()

@@ -160,6 +160,9 @@ def on_device(
     Notes:
         The scale of a column is its largest weight: where that one changes, all
         conductances of the column do, and are counted if by more than the threshold.
+        A cell's deviation is one fixed draw here, however often it is written. In real
+        cells part of the variation comes anew with each write (cycle to cycle), so
+        steps that learn around it are flattered.
         The number of steps and the rule of writing in the ITT-RNA paper are not known.
 
     References:

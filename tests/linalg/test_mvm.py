@@ -93,6 +93,48 @@ def test_wires_lower_the_conductance_far_from_driver_and_reader():
     assert lost[0, 3] == lost.max()
 
 
+def test_wires_are_those_of_a_circuit_to_first_order():
+    """The error falls with the square of the resistance, and is less than a line's."""
+    g = 55 + 45 * np.asarray(numbers(6, 6, 4), np.float64)
+    errors = []
+    for wire in (40.0, 20.0, 10.0):
+        exact = reference.circuit(g, wire)
+        with jax.enable_x64(True):
+            got = np.asarray(with_wires(jnp.asarray(g), wire))
+        off = np.abs(got - exact)
+        line = np.abs(g * (1 - reference.drop(g, wire)) - exact)
+        assert off.max() <= line.max()
+        assert off.mean() <= line.mean()
+        errors.append(off.max())
+    assert np.abs(g - exact).max() > 10 * errors[-1]
+    ratios = np.asarray(errors[:-1]) / errors[1:]
+    assert ((ratios > 3.4) & (ratios < 4.6)).all()
+
+
+def test_long_wires_are_near_those_of_a_circuit():
+    """Where cells far from driver and reader lack more than they have."""
+    g, wire = np.full((16, 16), 100.0), 64.0
+    d, exact = reference.drop(g, wire), reference.circuit(g, wire)
+    assert d.max() > 1.7
+    assert (exact < 0.9 * g).all()
+    got = np.asarray(with_wires(jnp.asarray(g, jnp.float32), wire))
+    assert (np.abs(got - exact) < 0.06 * g).all()
+    off, line = got - exact, g * (1 - d) - exact  # of columns with all rows driven:
+    assert (np.abs(off.sum(0)) < 0.02 * g.sum(0)).all()
+    assert (np.abs(line.sum(0)) > 0.1 * g.sum(0)).all()
+
+
+def test_conductances_stay_positive_and_fall_with_distance_and_resistance():
+    g = jnp.full((512, 512), 100.0)
+    one, two = (np.asarray(with_wires(g, wire)) for wire in (1.0, 2.0))
+    assert (two > 0).all()
+    assert (two < one).all()
+    assert (one < 100).all()
+    assert (np.diff(one, axis=1) < 0).all()  # away from the driver
+    assert (np.diff(one, axis=0) > 0).all()  # towards the reader
+    assert np.array_equal(with_wires(g, 0.0), g)
+
+
 def test_weights_see_the_wires_alone():
     effects = {"wire": 150.0, "adc_bits": 3, "read": 5.0}
     args = pair(), scales(2), UNIT

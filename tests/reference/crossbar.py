@@ -14,18 +14,49 @@ def convert(values, limit, bits):
     return values, limit
 
 
-def currents(u, g, wire):
-    """Sums of the columns of one array, with the voltage that each cell lacks."""
+def drop(g, wire):
+    """How far the wires lower each cell, to first order: `g (1 - drop)`."""
     rows, cols = g.shape
-    flow = u[:, None] * g
     lost = np.zeros_like(g)
     for i in range(rows):
         for j in range(cols):
             for k in range(j + 1):  # the word line, driven at column 0
-                lost[i, j] += flow[i, k:].sum()
+                lost[i, j] += g[i, k:].sum()
             for k in range(i, rows):  # the bit line, read behind the last row
-                lost[i, j] += flow[: k + 1, j].sum()
-    return ((u[:, None] - wire * 1e-6 * lost) * g).sum(0)
+                lost[i, j] += g[: k + 1, j].sum()
+    return wire * 1e-6 * lost
+
+
+def circuit(g, wire):
+    """What each cell adds to its column for 1 V on its row alone: Kirchhoff's law.
+
+    Unknown are the voltages on both sides of every cell. A segment of wire lies before
+    each cell of a word line, and behind each cell of a bit line, the last to ground.
+    """
+    rows, cols = g.shape
+    cells = rows * cols
+    upper = np.arange(cells).reshape(rows, cols)
+    lower, segment = upper + cells, 1e6 / wire  # in uS, as the cells
+    law = np.zeros((2 * cells, 2 * cells))
+
+    def joined(a, b, conductance):
+        for m, n, c in zip(a.ravel(), b.ravel(), conductance.ravel(), strict=True):
+            law[[m, n], [m, n]] += c
+            law[[m, n], [n, m]] -= c
+
+    joined(upper, lower, g)
+    joined(upper[:, :-1], upper[:, 1:], np.full((rows, cols - 1), segment))
+    joined(lower[:-1], lower[1:], np.full((rows - 1, cols), segment))
+    law[upper[:, 0], upper[:, 0]] += segment
+    law[lower[-1], lower[-1]] += segment
+    driven = np.zeros((2 * cells, rows))
+    driven[upper[:, 0], np.arange(rows)] = segment
+    return segment * np.linalg.solve(law, driven)[lower[-1]].T
+
+
+def currents(u, g, wire):
+    """Sums of the columns of one array, behind its wires."""
+    return (u[:, None] * g / (1 + drop(g, wire))).sum(0)
 
 
 def mvm(x, pair, scale, unit, *, tile=None, dac=None, adc=None, wire=0.0):

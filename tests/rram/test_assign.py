@@ -67,11 +67,9 @@ def test_a_known_answer():
     # healthy line 2 is left for the positive row 0.
     w = jnp.asarray([[1.0, 0.5], [0.0, 0.0], [-1.0, -0.5]])
     state = lrk.rram.crossbar(FAULTY).init(jax.random.key(0), {"w": w})
-    gain, offset = np.ones((2, 3, 2)), np.zeros((2, 3, 2))
-    gain[:, 0], offset[:, 0] = 0.0, 10.0
-    gain[0, 1], offset[0, 1] = 0.0, 10.0
-    cells = {"gain": jnp.asarray(gain), "offset": jnp.asarray(offset)}
-    state = lrk.State({}, {"w": {**state.fixed["w"], **cells}})
+    codes = np.zeros((2, 3, 2), int)
+    codes[:, 0] = codes[0, 1] = lrk.rram.HRS
+    state = lrk.rram.with_faults(state, {"w": codes})
     omega = {"w": jnp.ones((3, 2))}
     found = lrk.rram.assign({"w": w}, state, FAULTY.scheme, omega)
     assert found.rows["w"].tolist() == [2, 0, 1]
@@ -100,10 +98,9 @@ def test_the_placement_is_the_best_of_all(device, rows):
 def test_spare_rows_take_what_sits_on_faults():
     # All cells of the first four lines are stuck high: all rows that matter move.
     state = chip_of(lrk.rram.Device(), rows=6)
-    chip = dict(state.fixed["w"])
-    chip["gain"] = chip["gain"].at[:, :2].set(0.0)
-    chip["offset"] = chip["offset"].at[:, :2].set(100.0)
-    state = lrk.State({}, {"w": chip})
+    codes = np.zeros((2, 6, 3), int)
+    codes[:, :2] = lrk.rram.LRS
+    state = lrk.rram.with_faults(state, {"w": codes})
     scheme = FAULTY.scheme
     found = lrk.rram.assign(PARAMS, state, scheme, IMPORTANCE, spare=2)
     assert sorted(found.rows["w"].tolist()) == [2, 3, 4, 5]

@@ -35,10 +35,11 @@ def test_rates_are_those_asked_for():
     assert within(both, CELLS // 2, 0.01)
 
 
-def test_raising_a_rate_only_adds_faults():
-    low = codes(p_lrs=0.05, p_hrs=0.05)
+@pytest.mark.parametrize("clusters", [None, rram.Clusters(3.0)])
+def test_raising_a_rate_only_adds_faults(clusters):
+    low = codes(p_lrs=0.05, p_hrs=0.05, clusters=clusters)
     for numbers in ({"p_lrs": 0.2, "p_hrs": 0.05}, {"p_lrs": 0.05, "p_hrs": 0.3}):
-        high = codes(**numbers)
+        high = codes(**numbers, clusters=clusters)
         assert (high[low != rram.OK] == low[low != rram.OK]).all()
         assert (high != rram.OK).sum() > (low != rram.OK).sum()
 

@@ -46,10 +46,9 @@ def test_a_stuck_cell_is_balanced_by_its_partner(side, wanted, best):
     w = jnp.asarray([[wanted], [1.0]])
     tx = rram.crossbar(rram.Device())
     state = tx.init(KEY, {"w": w})
-    chip = dict(state.fixed["w"])
-    chip["gain"] = chip["gain"].at[side, 0, 0].set(0.0)
-    chip["offset"] = chip["offset"].at[side, 0, 0].set(100.0)
-    stuck = lrk.State({}, {"w": chip})
+    codes = np.zeros((2, 2, 1), int)
+    codes[side, 0, 0] = rram.LRS
+    stuck = rram.with_faults(state, {"w": codes})
     own = rram.compensated({"w": w}, lambda p: tx.apply(p, stuck))["w"]
     np.testing.assert_allclose(own[:, 0], [best, 1.0], atol=1e-5)
 

@@ -82,10 +82,9 @@ def test_a_known_answer():
     params = {"w": jnp.asarray([[1.0, -1.0], [0.5, -0.5]])}
     device = lrk.rram.Device()
     state = lrk.rram.crossbar(device).init(KEY, params)
-    chip = dict(state.fixed["w"])
-    chip["gain"] = chip["gain"].at[0].set(0.0)
-    chip["offset"] = chip["offset"].at[0].set(10.0)
-    state = lrk.State({}, {"w": chip})
+    codes = np.zeros((2, 2, 2), int)
+    codes[0] = lrk.rram.HRS
+    state = lrk.rram.with_faults(state, {"w": codes})
     omega = {"w": jnp.ones((2, 2))}
     signs = lrk.rram.choose_flips(params, state, device.scheme, omega)
     assert signs["w"].tolist() == [-1, 1]

@@ -27,10 +27,9 @@ def test_distortion_is_measured_by_the_scale_of_the_column():
 def test_a_defect_that_the_weight_does_not_meet_does_not_count():
     device = rram.Device()
     state = rram.crossbar(device).init(jax.random.key(0), {"w": W})
-    chip = dict(state.fixed["w"])  # all minus cells are stuck at the zero state
-    chip["gain"] = chip["gain"].at[1].set(0.0)
-    chip["offset"] = chip["offset"].at[1].set(10.0)
-    state = state._replace(fixed={"w": chip})
+    codes = np.zeros((2, 2, 2), int)
+    codes[1] = rram.HRS  # all minus cells are stuck at the zero state
+    state = rram.with_faults(state, {"w": codes})
     deployed = rram.crossbar(device).apply({"w": W}, state)
     hit = rram.afflicted({"w": W}, deployed)["w"]
     assert hit.tolist() == [[False, False], [True, False]]
@@ -89,12 +88,10 @@ def test_reduced_takes_the_value_that_comes_out_smallest():
     params = {"w": jnp.asarray([[2.0], [0.5], [0.1], [0.2]])}
     tx = rram.crossbar(rram.Device())
     state = tx.init(jax.random.key(0), params)
-    chip = dict(state.fixed["w"])
-    gain, offset = chip["gain"], chip["offset"]
-    # Row 1: the minus cell is stuck high; row 2: the plus cell; row 3: both low.
-    for side, row, g in ((1, 1, 100.0), (0, 2, 100.0), (0, 3, 10.0), (1, 3, 10.0)):
-        gain, offset = gain.at[side, row].set(0.0), offset.at[side, row].set(g)
-    state = state._replace(fixed={"w": chip | {"gain": gain, "offset": offset}})
+    codes = np.zeros((2, 4, 1), int)
+    codes[1, 1] = codes[0, 2] = rram.LRS
+    codes[:, 3] = rram.HRS
+    state = rram.with_faults(state, {"w": codes})
     target = rram.reduced(params, lambda p: tx.apply(p, state))["w"]
     assert target.ravel().tolist() == [0.0, 2.0, -2.0, 0.0]
 

@@ -112,12 +112,9 @@ def test_each_tile_has_its_own_scale(columns):
     ],
 )
 def test_what_a_stuck_cell_does_to_a_weight(code, x, want):
-    chip = dict(chip_of(rram.Device(), (2, 1)))
-    stuck = {rram.OK: 0.0, rram.LRS: 100.0, rram.HRS: 10.0}
-    for side, kind in enumerate(code):
-        if kind != rram.OK:
-            chip["gain"] = chip["gain"].at[side, 0, 0].set(0.0)
-            chip["offset"] = chip["offset"].at[side, 0, 0].set(stuck[kind])
+    state = rram.crossbar(rram.Device()).init(KEY, {"w": jnp.zeros((2, 1))})
+    codes = np.stack([[code], [(rram.OK, rram.OK)]]).transpose(2, 0, 1)
+    chip = rram.with_faults(state, {"w": codes}).fixed["w"]
     for s in (1.0, 3.0):  # the other weight sets the scale of the column
         w = jnp.asarray([[x * s], [s]])
         back = rram.deploy(w, chip, rram.OneSided())

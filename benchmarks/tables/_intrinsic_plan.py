@@ -57,7 +57,7 @@ TITLES = {
     "pixels-fc": "FC, shuffled pixels",
     "pixels-lenet": "LeNet-5, shuffled pixels",
 }
-PARTS = ("toy", "main", "dense", "pixels", "labels", "search", "bound")
+PARTS = ("toy", "main", "dense", "pixels", "labels", "epochs", "search", "bound")
 # Fastfood costs the same for any number of columns in use: so few programs serve all.
 SHARED = (2048, 16384)
 
@@ -74,6 +74,15 @@ def row_name(part: str, net: str, d: int, seed: int) -> str:
     return f"{part}-{net}-{'direct' if d == DIRECT else f'd{d}'}-s{seed}"
 
 
-def label_part(fraction: float) -> str:
-    """The part of a share of the images with random labels."""
-    return f"labels{round(100 * fraction)}"
+def label_part(fraction: float, kind: str = "labels") -> str:
+    """The part of a share of the images with random labels.
+
+    The kind is `labels`, as many steps for every share, or `epochs`, as many epochs.
+    """
+    return f"{kind}{round(100 * fraction)}"
+
+
+def label_share(part: str) -> float | None:
+    """The share of the images of such a part; None for another part."""
+    digits = part.removeprefix("labels").removeprefix("epochs")
+    return int(digits) / 100 if digits.isdigit() else None

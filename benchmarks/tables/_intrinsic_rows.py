@@ -12,7 +12,13 @@ import lowrank as lrk
 from benchmarks.runner import Session
 from benchmarks.tables import _intrinsic_plan as plan
 from benchmarks.tables import _intrinsic_train as training
-from benchmarks.tables._intrinsic_plan import DIRECT, NETS, SHARE, label_part
+from benchmarks.tables._intrinsic_plan import (
+    DIRECT,
+    NETS,
+    SHARE,
+    label_part,
+    label_share,
+)
 
 Found = dict[str, Any]
 KEPT = ("batch", "b2", "l2", "rate", "synthetic")
@@ -59,6 +65,13 @@ class Work:
             self.rows(
                 label_part(fraction), "fc", self.asked(c.ds_labels), epochs=epochs
             )
+
+    def epochs(self) -> None:
+        """The same with as many epochs for every share, as the authors train."""
+        c = self.config
+        for fraction in c.fractions:
+            part = label_part(fraction, "epochs")
+            self.rows(part, "fc", self.asked(c.ds_labels), epochs=c.label_epochs)
 
     def search(self, net: str) -> None:
         """Bisection between tested dimensions, for both baselines."""
@@ -180,7 +193,7 @@ class Work:
         whole = c.epochs_lenet if net == "lenet" else c.epochs
         own |= {"epochs": epochs or whole, "train": len(data["y"])}
         own |= {"test": len(data["ty"]), **{name: getattr(c, name) for name in KEPT}}
-        if part.startswith("labels"):
+        if label_share(part) is not None:
             own["rate"] = c.label_rate
         return own
 
@@ -226,15 +239,15 @@ class Work:
 
     def data(self, part: str) -> training.Data:
         """The images of a part, on the device."""
-        c = self.config
+        c, share = self.config, label_share(part)
         if "main" not in self._data:
             self._data["main"] = training.load(c.synthetic, c.train, c.test)
         if part not in self._data:
             own = self._data["main"]
             if part == "pixels":
                 own = training.shuffled_pixels(own, c.shuffle_seed)
-            elif part.startswith("labels"):
-                count = round(int(part[6:]) / 100 * c.label_images)
+            elif share is not None:
+                count = round(share * c.label_images)
                 own = training.random_labels(own, count, c.shuffle_seed)
             self._data[part] = own
         return self._data[part]

@@ -13,7 +13,7 @@ Paper: Li et al. 2018, arXiv:1804.08838, and its authors' notebooks. FC 784-200-
 notebooks 625 local and 850 overall. LeNet-5 (D = 44,426): published 290, 275 local and
 290 overall. Shuffled pixels: 750 and 1,400. Random labels on 100, 50, 10 % of the
 images, FC 5 x 400: 190,000, 130,000, 90,000. Toy problem: 10.
-Written down before the run: see docs/intrinsic.md, M1 to M8.
+Written down before the run: see docs/intrinsic.md, M1 to M9.
 Cost: about 4.5 h on 1 core, 2.5 h as two processes, one for each net (an estimate)
 Of that, with 1.8 ms a step of FC with Fastfood (all weights 1.0, dense 20 at d = 300)
 and 39,000 steps a run, measured, and 10 ms of LeNet-5 (all weights 9) and 15,600 steps,
@@ -37,7 +37,7 @@ class Config:
     nets: tuple[str, ...] = tuple(plan.NETS)
     """Which nets: fc, lenet."""
     parts: tuple[str, ...] = plan.PARTS
-    """Which parts: toy, main, dense, pixels, labels, search, bound."""
+    """Which parts: toy, main, dense, pixels, labels, epochs, search, bound."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Seeds of the curves: start, projection and order of images."""
     seeds_fc: tuple[int, ...] = (0, 1, 2, 3, 4)
@@ -54,7 +54,7 @@ class Config:
     """Dimensions of LeNet-5 with shuffled pixels."""
     ds_dense: tuple[int, ...] = (300,)
     """Dimensions at which the dense projection is a check."""
-    ds_labels: tuple[int, ...] = (1000, 2000, 3000, 4500, 6500, 10000, 15000)
+    ds_labels: tuple[int, ...] = (250, 500, 1000, 2000, 3000, 4500, 6500, 10000, 15000)
     """Dimensions with random labels."""
     seeds_dense: tuple[int, ...] = (0, 1, 2)
     """Seeds of the dense projection."""
@@ -86,6 +86,8 @@ class Config:
     """All images with random labels; the paper has 50,000."""
     label_steps: int = 8000
     """Steps with random labels, whatever the number of images."""
+    label_epochs: int = 500
+    """Epochs with random labels where all shares have as many, as in the paper."""
     label_rate: float = 1e-3
     """Learning rate with random labels; the paper has 1e-4 for 195,000 steps."""
     shuffle_seed: int = 17
@@ -131,6 +133,7 @@ class Config:
             fractions=(1.0,),
             label_images=40,
             label_steps=4,
+            label_epochs=2,
             search_fc=(10, 20),
             ratio=1.5,
             levels=(3,),
@@ -155,6 +158,8 @@ def run(config: Config, session: Session) -> None:
         work.dense()
     if "fc" in config.nets and "labels" in config.parts:
         work.labels()
+    if "fc" in config.nets and "epochs" in config.parts:
+        work.epochs()
 
 
 def report(records: Records) -> list[Block]:

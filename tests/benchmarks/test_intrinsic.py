@@ -231,18 +231,22 @@ def test_other_parts_have_rows_of_their_own(work):
     own = work(
         seeds=(0,), seeds_dense=(0,), ds_dense=(3,), epochs_dense=1, ds_labels=(9,),
         ds_pixels_fc=(3,), fractions=(0.5,), label_images=12, label_steps=2,
+        label_epochs=3,
     )  # fmt: skip
     own.dense()
     own.labels()
+    own.epochs()
     own.pixels("fc")
     records, _ = read_folder(own.session.folder)
     assert {r.row for r in records} == {
         "dense-fc-d3-s0", "beside-fc-d3-s0", "labels50-fc-d9-s0", "pixels-fc-direct-s0",
-        "pixels-fc-d3-s0",
+        "pixels-fc-d3-s0", "epochs50-fc-d9-s0",
     }  # fmt: skip
     assert records.get("dense-fc-d3-s0").config["projection"] == "dense"
     assert records.get("labels50-fc-d9-s0").config["train"] == 6
     assert records.get("labels50-fc-d9-s0").config["epochs"] == 2
+    assert records.get("epochs50-fc-d9-s0").config["train"] == 6
+    assert records.get("epochs50-fc-d9-s0").config["epochs"] == 3
 
 
 # Report
@@ -281,8 +285,9 @@ def made_up(shift=0.0, factor=1.0):
         found.append(record("dense", "fc", 300, seed, 0.825))
         for percent, count, middle in ((100, 2000, 8), (50, 1000, 6), (10, 200, 4)):
             for d, own in ((1, 0.5), (middle, 0.89), (10, 1.0)):
-                part = f"labels{percent}"
-                found.append(record(part, "fc", 1000 * d, seed, own, train=count))
+                for kind in ("labels", "epochs"):
+                    part = f"{kind}{percent}"
+                    found.append(record(part, "fc", 1000 * d, seed, own, train=count))
     more = {
         "levels": 5.0, "bits": 900.0, "train_error": 0.1, "test_error": 0.1,
         "bound": 0.2, "square_root": 0.25,

@@ -22,12 +22,8 @@ change rises along training.
 Command: python -m benchmarks run sizes
 Paper: Aghajanyan et al. 2020, arXiv:2012.13255, figures 2 and 3: d90 of MRPC falls with
     the number of parameters over published models, and along RoBERTa's pretraining.
-Cost: 75 min on 1 core (an estimate)
+Cost: 40 min on 1 core
 Rows: 406
-
-The estimate is by CPU time of short runs: of the largest decoder 0.22 s a step of
-pretraining, 0.10 s of adapting all weights, 0.24 s of DID, 0.08 s of LoRA; a run of the
-middle one takes 1.2 s. Half of the time is the largest decoder's.
 
 The grids of dimensions and of learning rates, and that LoRA's rates fall with its rank,
 were set after pilots that read validation losses. The hypotheses were not changed.

@@ -313,6 +313,12 @@ def _bounds(records: Records) -> Table:
     )  # fmt: skip
 
 
+def _epochs(own: list[Any]) -> str:
+    """The epochs of some rows, or the range of them."""
+    found = sorted({r.config["epochs"] for r in own})
+    return " to ".join(f"{n:,}" for n in dict.fromkeys((found[0], found[-1])))
+
+
 def _costs(records: Records) -> Table:
     """Milliseconds of a step and hours by kind of row."""
     kinds: dict[tuple[str, str, str], list[Any]] = {}
@@ -328,7 +334,7 @@ def _costs(records: Records) -> Table:
             NETS[net].title,
             of,
             len(own),
-            own[0].config["epochs"],
+            _epochs(own),
             spread([r.metrics["step_ms"] for r in own], 2),
             sum(r.seconds for r in own) / 3600,
         ]

@@ -32,6 +32,7 @@ WAYS = {
     ("full", 1): "all weights",
     ("lora", 1): "LoRA, rank 1",
     ("lora", 8): "LoRA, rank 8",
+    ("wide", 128): "LoRA, rank 128",
     ("last", 1): "last layer",
     ("bias", 1): "biases",
     ("head", 1): "head alone",
@@ -41,6 +42,7 @@ TRAINED = {
     "full": "all weights",
     "did": "DID",
     "lora": "LoRA",
+    "wide": "LoRA, rank 128",
     "last": "last layer",
     "bias": "biases",
     "head": "head alone",
@@ -171,7 +173,7 @@ def _ways(records: Records) -> Table:
                 percent(own.pooled()),
                 "–" if (way, size) == ("lora", 8) else minus,
                 *cells,
-                "–" if way == "head" else decoder,
+                "–" if way in ("head", "wide") else decoder,
             ]
         )
     columns = [

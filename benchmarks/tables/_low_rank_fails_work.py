@@ -33,7 +33,7 @@ from benchmarks.study.trials import Cell, Trials
 from benchmarks.tables._sizes_rules import lora_rates
 
 OTHERS = ("full", "head", "bias", "last")
-HEADED = ("full", "bias", "last", "lora")  # the head has a rate of its own
+HEADED = ("full", "bias", "last", "lora", "wide")  # the head has a rate of its own
 START = "pretrained"
 BATCH = 32  # examples of a step of the decoder's pretraining
 RATE = 3e-3  # and its peak learning rate
@@ -163,6 +163,7 @@ class Work:
         heads = {}
         if moves is everything:
             ways["head"] = part("head alone", is_head)
+            ways["wide"] = lora(KERNELS, is_head)
             heads = dict.fromkeys(HEADED, c.head_rates)
         names = ("layers", "train", "valid", "test", "head", "synthetic")
         own = {name: getattr(c, name) for name in names} | dict(given)
@@ -172,7 +173,7 @@ class Work:
     def _runner(self, ways: Mapping[str, Any], rank: int, d: int) -> Runner:
         """A runner of ways up to a rank and a dimension."""
         ranks = (*self.config.ranks, *self.config.compared)
-        largest = dict.fromkeys(ways, 1) | {"did": d}
+        largest = dict.fromkeys(ways, 1) | {"did": d, "wide": self.config.wide}
         return Runner(ways, largest | {"lora": max(r for r in ranks if r <= rank)})
 
     # The decoder.
@@ -247,6 +248,7 @@ class Work:
         for task in c.tasks:
             cells = [Cell(way, START, task, 1) for way in OTHERS]
             cells += [Cell("lora", START, task, rank) for rank in c.compared]
+            cells += [Cell("wide", START, task, c.wide)]
             for cell in (cell for cell in cells if cell.way in c.ways):
                 self._add(found, self.suite, cell, c.seeds)
         return list(found.values())
@@ -285,7 +287,7 @@ class Work:
             total = lm.count(trials.bench.start(cell, 0))
             moves = c.decoder_moves if cell.task == "dialogue" else c.moves
             return subspace_rates(moves, total, cell.size)
-        if cell.way == "lora":
+        if cell.way in ("lora", "wide"):
             own = {"dialogue": c.decoder_rates, "random": c.random_rates}
             return lora_rates(own.get(cell.task, c.rates), cell.size)
         if cell.task == "dialogue":

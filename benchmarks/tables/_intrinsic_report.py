@@ -105,7 +105,8 @@ def _figure(records: Records) -> list[Block]:
         "Accuracy against d. Lines are means over seeds, bands their range; grey: the "
         "range of the authors' runs of the FC net; dashed: training all weights."
     )
-    return [Figure(functools.partial(draw, found), caption, f"{'; '.join(ends)}.")]
+    figure = functools.partial(draw, found)
+    return [Figure(figure, caption, f"{'; '.join(ends)}.", name="intrinsic-mnist")]
 
 
 def draw(found: dict[str, Scores]) -> Any:

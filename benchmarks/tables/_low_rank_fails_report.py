@@ -61,6 +61,7 @@ def blocks(records: Records) -> list[Block]:
             lambda: _figure(records),
             "Share of the gain of training all weights, against LoRA's rank.",
             "One curve for each problem.",
+            name="low-rank-fails",
         ),
         Heading("What to train with the same steps"),
         _ways(records),
@@ -203,7 +204,8 @@ def _figure(records: Records) -> Any:
         parts = [share(records, "lora", n, task) for n in own.sizes] if own else []
         known = [part.value for part in parts if part is not None]
         if own is not None and len(known) == len(own.sizes):
-            lines[title] = (list(own.sizes), known)
+            short = title.partition(",")[0]  # all must fit into one legend
+            lines[short] = (list(own.sizes), known)
     return curves(lines, xlabel="rank", ylabel="share of the gain", logx=True)
 
 

@@ -41,6 +41,7 @@ def blocks(records: Records) -> list[Block]:
             lambda: _figure(records),
             "Share of the gain of training all weights, against the dimension.",
             "Curves that rise with d, one for each decoder.",
+            name="sizes",
         ),
         Text(_reduced(records)),
     ]

@@ -20,7 +20,7 @@ the change that pretraining made, in every size. S6: the effective rank of adapt
 change rises along training.
 
 Command: python -m benchmarks run sizes
-Paper: Aghajanyan et al. 2020, arXiv:2012.13255, figures 2 and 3: d90 of MRPC falls with
+Paper: Aghajanyan et al. 2020, arXiv:2012.13255: d90 of MRPC falls with
     the number of parameters over published models, and along RoBERTa's pretraining.
 Cost: 40 min on 1 core
 Rows: 406

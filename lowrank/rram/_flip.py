@@ -89,10 +89,7 @@ def choose_flips(
     """
     check_tile("choose_flips", tile)
     inputs = chip_inputs("choose_flips", params, state, importance, axes)
-    return {
-        path: better_signs(w, omega, chip, scheme, tile, columns)
-        for path, (w, omega, chip) in inputs.items()
-    }
+    return _chosen(inputs, scheme, tile, columns, -2)
 
 
 def choose_row_flips(
@@ -145,8 +142,15 @@ def choose_row_flips(
     """
     check_tile("choose_row_flips", tile)
     inputs = chip_inputs("choose_row_flips", params, state, importance, axes)
+    return _chosen(inputs, scheme, tile, columns, -1)
+
+
+def _chosen(
+    inputs: Mapping[Path, Any], scheme: Any, tile: int | None, columns: bool, axis: int
+) -> dict[Path, Array]:
+    """The better signs of each leaf on the chip."""
     return {
-        path: better_signs(w, omega, chip, scheme, tile, columns, axis=-1)
+        path: better_signs(w, omega, chip, scheme, tile, columns, axis)
         for path, (w, omega, chip) in inputs.items()
     }
 
